@@ -1,0 +1,76 @@
+/* Arithmetic on one row pair: what every kernel's inner loop is made of.
+ *
+ * The C standard forbids a compiler to reorder a floating-point sum, so one accumulator would make
+ * each dot product wait for its own additions. The sums below are therefore written as several
+ * independent ones, which a compiler may keep in vector registers.
+ * Nothing here can fail, and nothing here may be compiled with -ffast-math.
+ */
+#ifndef CMF_POINT_H
+#define CMF_POINT_H
+
+#include <stddef.h>
+
+#if defined(_MSC_VER)
+#define CMF_RESTRICT __restrict
+#define CMF_INLINE static __forceinline
+#elif defined(__GNUC__)
+#define CMF_RESTRICT __restrict__
+#define CMF_INLINE static inline __attribute__((always_inline))
+#else
+#define CMF_RESTRICT
+#define CMF_INLINE static inline
+#endif
+
+#if defined(__GNUC__)
+#define CMF_PREFETCH(address) __builtin_prefetch((address), 1, 3)
+#else
+#define CMF_PREFETCH(address) ((void)(address))
+#endif
+
+CMF_INLINE void cmf_prefetch(const void *address) { CMF_PREFETCH(address); }
+
+/* NAME(p, q, n): sum of p[f] * q[f], products and sums in ACC.
+ *
+ * 4 * WIDTH running sums, folded to WIDTH for what is left over, then to one. All bounds of the
+ * loops over sums are constants, so that no sum needs to leave its register.
+ */
+#define CMF_DEFINE_DOT(NAME, REAL, ACC, WIDTH)                                                     \
+    CMF_INLINE ACC NAME(const REAL *CMF_RESTRICT p, const REAL *CMF_RESTRICT q, ptrdiff_t n) {     \
+        ACC a[WIDTH] = {0}, b[WIDTH] = {0}, c[WIDTH] = {0}, d[WIDTH] = {0};                        \
+        ACC rest = 0;                                                                              \
+        ptrdiff_t f = 0;                                                                           \
+        for (; f + 4 * WIDTH <= n; f += 4 * WIDTH) {                                               \
+            for (int l = 0; l < WIDTH; l++) a[l] += (ACC)p[f + l] * (ACC)q[f + l];                 \
+            for (int l = 0; l < WIDTH; l++)                                                        \
+                b[l] += (ACC)p[f + WIDTH + l] * (ACC)q[f + WIDTH + l];                             \
+            for (int l = 0; l < WIDTH; l++)                                                        \
+                c[l] += (ACC)p[f + 2 * WIDTH + l] * (ACC)q[f + 2 * WIDTH + l];                     \
+            for (int l = 0; l < WIDTH; l++)                                                        \
+                d[l] += (ACC)p[f + 3 * WIDTH + l] * (ACC)q[f + 3 * WIDTH + l];                     \
+        }                                                                                          \
+        for (int l = 0; l < WIDTH; l++) a[l] = (a[l] + b[l]) + (c[l] + d[l]);                      \
+        for (; f + WIDTH <= n; f += WIDTH)                                                         \
+            for (int l = 0; l < WIDTH; l++) a[l] += (ACC)p[f + l] * (ACC)q[f + l];                 \
+        for (; f < n; f++) rest += (ACC)p[f] * (ACC)q[f];                                          \
+        for (int l = 0; l < WIDTH; l++) rest += a[l];                                              \
+        return rest;                                                                               \
+    }
+
+/* NAME(p, q, n, decay, gain): p <- decay p + gain q, then q <- decay q + gain p (new p). */
+#define CMF_DEFINE_STEP(NAME, REAL)                                                                \
+    CMF_INLINE void NAME(REAL *CMF_RESTRICT p, REAL *CMF_RESTRICT q, ptrdiff_t n, REAL decay,      \
+                         REAL gain) {                                                              \
+        for (ptrdiff_t f = 0; f < n; f++) {                                                        \
+            REAL moved = decay * p[f] + gain * q[f];                                               \
+            q[f] = decay * q[f] + gain * moved;                                                    \
+            p[f] = moved;                                                                          \
+        }                                                                                          \
+    }
+
+CMF_DEFINE_DOT(cmf_dot_f32, float, float, 4)
+CMF_DEFINE_DOT(cmf_dot_f64, double, double, 2)
+CMF_DEFINE_DOT(cmf_dot_f32_in_double, float, double, 2)
+CMF_DEFINE_STEP(cmf_step_f32, float)
+CMF_DEFINE_STEP(cmf_step_f64, double)
+
+#endif

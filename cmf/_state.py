@@ -1,0 +1,138 @@
+"""What training produces, as plain data that every floor above reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cmf._typing import FloatArray, FrameKind, Ids, IndexArray
+
+# One list per column, one entry per epoch; NaN where a number was not measured.
+HISTORY_COLUMNS = (
+    "epoch",
+    "running_mse",
+    "regularization",
+    "running_total",
+    "exact_mse",
+    "exact_total",
+    "validation_rmse",
+    "validation_mae",
+    "learning_rate",
+    "seconds",
+)
+
+
+@dataclass(slots=True)
+class Factors:
+    """Factors and biases of one model: r̂_ui = global_mean + b_u + c_i + p_u·q_i.
+
+    Attributes
+    ----------
+    user_factors : ndarray of shape (n_users, n_factors), float32 or float64, C order
+    item_factors : ndarray of shape (n_items, n_factors), same dtype, C order
+    user_biases : ndarray of shape (n_users,), same dtype; zeros if not `biased`
+    item_biases : ndarray of shape (n_items,), same dtype; zeros if not `biased`
+    global_mean : float; 0.0 if not `biased`
+    biased : bool
+        Whether training moves the biases.
+    """
+
+    user_factors: FloatArray
+    item_factors: FloatArray
+    user_biases: FloatArray
+    item_biases: FloatArray
+    global_mean: float
+    biased: bool
+
+    @property
+    def n_users(self) -> int:
+        """Number of rows of the rating matrix."""
+        return int(self.user_factors.shape[0])
+
+    @property
+    def n_items(self) -> int:
+        """Number of columns of the rating matrix."""
+        return int(self.item_factors.shape[0])
+
+    @property
+    def n_factors(self) -> int:
+        """Length of one factor row."""
+        return int(self.user_factors.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The floating type that all four arrays share."""
+        return self.user_factors.dtype
+
+
+@dataclass(slots=True)
+class SeenItems:
+    """Which items each user has rated: the pattern of a CSR matrix, rows in any order inside.
+
+    Attributes
+    ----------
+    indptr : ndarray of shape (n_users + 1,), int64
+    indices : ndarray of shape (nnz,), int32 (int64 only where n_items needs it)
+    """
+
+    indptr: NDArray[np.int64]
+    indices: IndexArray
+
+    @classmethod
+    def of(cls, indptr: NDArray[np.int64], indices: IndexArray, n_items: int) -> SeenItems:
+        """Copy the pattern of a checked CSR matrix, in the narrowest type."""
+        narrow = n_items <= np.iinfo(np.int32).max
+        kept: IndexArray = indices.astype(np.int32 if narrow else np.int64)  # type: ignore[assignment]
+        return cls(indptr.copy(), kept)
+
+    def union(self, indptr: NDArray[np.int64], indices: IndexArray, n_items: int) -> SeenItems:
+        """Return the items seen here or in another checked pattern of the same users."""
+        shape = (indptr.shape[0] - 1, n_items)
+        patterns = (
+            sparse.csr_array((np.ones(columns.shape[0], dtype=np.int8), columns, starts), shape)
+            for starts, columns in ((self.indptr, self.indices), (indptr, indices))
+        )
+        both = sum(patterns, start=sparse.csr_array(shape, dtype=np.int8))
+        return SeenItems.of(both.indptr.astype(np.int64), both.indices, n_items)
+
+    def row(self, user: int) -> IndexArray:
+        """Items of one user: a view, in no particular order."""
+        return self.indices[self.indptr[user] : self.indptr[user + 1]]
+
+
+@dataclass(slots=True)
+class ModelState:
+    """All that a fitted model knows: what a model file holds.
+
+    Attributes
+    ----------
+    parameters : dict
+        Constructor parameters of `cmf.MatrixFactorization`, by name.
+    factors : Factors
+    seen : SeenItems
+    history : dict of str to list of float
+        Keys are `HISTORY_COLUMNS`, all lists of one length.
+    seed : int
+        Non-negative, below 2**128: every permutation of continued training follows from it.
+    n_epochs_trained : int
+        Epochs behind these factors.
+    user_ids, item_ids : ndarray or None
+        One label per row or column, unique: strings (dtype object, all str), int64, or other
+        hashable Python objects (dtype object, refused by model files). None: rows are the ids.
+    frame : str or None
+        ``"pandas"``, ``"polars"`` or ``"pyarrow"`` if the ratings came as a wide frame.
+    """
+
+    parameters: dict[str, Any]
+    factors: Factors
+    seen: SeenItems
+    history: dict[str, list[float]]
+    seed: int
+    n_epochs_trained: int
+    user_ids: Ids | None = None
+    item_ids: Ids | None = None
+    frame: FrameKind | None = None

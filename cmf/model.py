@@ -1,0 +1,1045 @@
+"""`MatrixFactorization`: the object that people hold."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cmf import _frames, fold_in, initialization, losses, recommendation, serialization, training
+from cmf._checks import CheckedRatings, align_ratings, check_ratings
+from cmf._ids import RowLookup, make_lookup
+from cmf._parameters import Parameters, check_bool, check_int, check_unknown
+from cmf._random import draw_seed
+from cmf._state import Factors, ModelState, SeenItems
+from cmf._typing import FloatArray, Ids, RandomState, RatingsLike, Rows, UnknownPolicy
+from cmf.exceptions import ModelFileError, NotFittedError
+from cmf.fold_in import NewUsers
+from cmf.losses import Loss
+from cmf.training import Callback
+
+__all__ = ["MatrixFactorization"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """One finished state with its lookups: replaced as a whole, so that readers see old or new."""
+
+    state: ModelState
+    users: RowLookup
+    items: RowLookup
+
+    @classmethod
+    def of(cls, state: ModelState) -> _Fitted:
+        factors = state.factors
+        return cls(
+            state,
+            make_lookup(state.user_ids, factors.n_users, "user"),
+            make_lookup(state.item_ids, factors.n_items, "item"),
+        )
+
+
+class MatrixFactorization:
+    r"""Matrix factorization of explicit ratings by stochastic gradient descent.
+
+    A rating is predicted as
+
+    .. math:: \hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i
+
+    and each step on a rating :math:`r`, with :math:`e = r - \hat r` before the step, is
+
+    .. math:: p_u \leftarrow p_u + \alpha (2 e q_i - \beta p_u), \quad
+              q_i \leftarrow q_i + \alpha (2 e p_u - \beta q_i), \\
+              b_u \leftarrow b_u + \alpha (2 e - \beta b_u), \quad
+              c_i \leftarrow c_i + \alpha (2 e - \beta c_i)
+
+    where the item step sees the user's new factors.
+
+    Parameters
+    ----------
+    n_factors : int, default 64
+        Length of the factor rows.
+    learning_rate : float, default 0.005
+        α. Settings in the form γ (e q - λ p), as in Surprise or the literature, convert by
+        α = γ / 2.
+    regularization : float, default 0.1
+        β, applied at every rating's step. β = 2 λ converts from the same form.
+    n_epochs : int, default 30
+        Passes over all ratings.
+    biases : bool, default True
+        Whether to predict with the mean of the training ratings and to train biases.
+    shuffle : bool, default True
+        Whether each epoch visits users, and the ratings of a user, in a new random order drawn
+        from `random_state`. False means exactly the stored order.
+    init : {"normal", "scaled", "uniform"}, default "normal"
+        Factors start as N(0, init_scale²), N(0, init_scale² / n_factors) or U[0, init_scale).
+    init_scale : float, default 0.1
+        See `init`. With biases, 0 gives a model of biases alone.
+    dtype : {"float32", "float64"}, default "float32"
+        Of factors, biases and the arithmetic of training. Losses are summed in float64 always.
+    n_threads : int or None, default None
+        Most threads to use; None: as many as this process may. Never changes a result. Training
+        runs on one thread in this version.
+    random_state : None, int, SeedSequence, BitGenerator, Generator or RandomState, default None
+        Seed of the start and of the order of visits. NumPy's global state is never touched.
+    verbose : int, default 0
+        1 prints a line for each epoch, 2 shows a progress bar on standard error.
+
+    Attributes
+    ----------
+    user_factors_ : ndarray of shape (n_users, n_factors)
+        P, one row per user. Rows of users without ratings are zero.
+    item_factors_ : ndarray of shape (n_items, n_factors)
+        Q, one row per item.
+    user_biases_ : ndarray of shape (n_users,)
+        b; zeros without biases.
+    item_biases_ : ndarray of shape (n_items,)
+        c; zeros without biases.
+    global_mean_ : float
+        μ, the mean of the ratings of the first fit; 0.0 without biases.
+    history_ : dict of str to list of float
+        One entry per epoch: ``epoch``, ``running_mse`` (each error taken just before its own
+        step), ``regularization`` and ``running_total`` (with the factors as the epoch left them),
+        ``exact_mse`` and ``exact_total`` (of those factors; always there for the last epoch, else
+        NaN unless asked for), ``validation_rmse`` and ``validation_mae`` (NaN without validation
+        ratings), ``learning_rate`` and ``seconds``.
+    user_ids_, item_ids_ : ndarray or None
+        Labels of a model fitted on a wide data frame. None: rows are the ids.
+    n_features_in_ : int
+        Number of items.
+    n_iter_ : int
+        Epochs behind the factors.
+
+    See Also
+    --------
+    cmf.sgd_epoch : One pass of the rule over factors of your own.
+    cmf.loss : Exact loss of factors of your own.
+
+    Notes
+    -----
+    A rating is every *stored* entry of a sparse input, an explicit 0 included. In a dense array or
+    a wide data frame 0 and NaN mean "not rated".
+
+    Reading methods (`predict`, `recommend`, ...) may be called from many threads at once, also
+    while another thread trains: training builds new factors and puts them in place at its end.
+    Training one model from two threads at once is not supported.
+
+    The estimator follows scikit-learn's conventions without needing scikit-learn.
+
+    References
+    ----------
+    .. [1] Y. Koren, R. Bell, C. Volinsky, "Matrix factorization techniques for recommender
+       systems", Computer 42(8), 2009.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cmf
+    >>> ratings = np.array([[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [1, 0, 4, 4]])
+    >>> model = cmf.MatrixFactorization(n_factors=2, n_epochs=200, random_state=0).fit(ratings)
+    >>> model.predict([0, 2], [0, 3]).round()
+    array([5., 5.], dtype=float32)
+    >>> ids, scores = model.recommend(0, n=2)     # item 2 is all that user 0 has not rated
+    >>> ids
+    array([2])
+    """
+
+    def __init__(
+        self,
+        n_factors: int = 64,
+        *,
+        learning_rate: float = 0.005,
+        regularization: float = 0.1,
+        n_epochs: int = 30,
+        biases: bool = True,
+        shuffle: bool = True,
+        init: Literal["normal", "scaled", "uniform"] = "normal",
+        init_scale: float = 0.1,
+        dtype: str = "float32",
+        n_threads: int | None = None,
+        random_state: RandomState = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_factors = n_factors
+        self.learning_rate = learning_rate
+        self.regularization = regularization
+        self.n_epochs = n_epochs
+        self.biases = biases
+        self.shuffle = shuffle
+        self.init = init
+        self.init_scale = init_scale
+        self.dtype = dtype
+        self.n_threads = n_threads
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # --- parameters, as scikit-learn wants them -----------------------------------------------
+
+    @classmethod
+    def _parameter_names(cls) -> list[str]:
+        return sorted(name for name in inspect.signature(cls.__init__).parameters if name != "self")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor parameters.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            Without effect: no parameter is an estimator.
+
+        Returns
+        -------
+        dict
+            Parameter names and values.
+        """
+        return {name: getattr(self, name) for name in self._parameter_names()}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set constructor parameters; what has been fitted stays until the next `fit`.
+
+        Parameters
+        ----------
+        **parameters
+            Names and values. Values are checked by the next `fit`.
+
+        Returns
+        -------
+        MatrixFactorization
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a parameter; nothing is set then.
+        """
+        valid = self._parameter_names()
+        for name in parameters:
+            if name not in valid:
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self!r}. Valid parameters are: "
+                    f"{valid}."
+                )
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name in defaults
+            if name != "self" and repr(getattr(self, name)) != repr(defaults[name].default)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_fitted" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(preserves_dtype=[]),
+            input_tags=InputTags(sparse=True, allow_nan=True),
+        )
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        ratings: RatingsLike,
+        y: object = None,
+        *,
+        epochs: int | None = None,
+        validation: RatingsLike | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
+        exact_loss: bool = False,
+        user_factors: ArrayLike | None = None,
+        item_factors: ArrayLike | None = None,
+    ) -> Self:
+        """Train on ratings, from a new start.
+
+        Parameters
+        ----------
+        ratings : sparse array or matrix, 2-D array-like or wide data frame, (n_users, n_items)
+            Users as rows, items as columns. CSR is read in place; anything else is converted. A
+            data frame gives the model its labels: the index (pandas) or a first column of strings
+            (polars, pyarrow) for users, the column names for items.
+        y : object
+            Not used; there for scikit-learn.
+        epochs : int, optional
+            Overrides `n_epochs`.
+        validation : like `ratings`, optional
+            Ratings to measure after every epoch, of the same shape or labels. Never trained on.
+        callbacks : callable or iterable of callables, optional
+            Each is called with a `cmf.EpochReport` after every epoch; returning True ends
+            training with that epoch.
+        exact_loss : bool, default False
+            Whether to measure the exact loss after every epoch (one more pass each). The last
+            epoch is always measured.
+        user_factors, item_factors : array-like of shape (n_users or n_items, n_factors), optional
+            Where to start instead of random numbers. Copied.
+
+        Returns
+        -------
+        MatrixFactorization
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or an input is not what it must be; nothing has changed then.
+        DivergenceError
+            If training diverged. The model is what it was before the call.
+        KeyboardInterrupt
+            On Ctrl-C, after the model has taken over the factors reached so far.
+
+        Notes
+        -----
+        Time per epoch is proportional to ``n_ratings * n_factors``. Memory over the input: the
+        factors, at most 12 bytes a rating where the input is CSR, and as much again where it must
+        be converted.
+        """
+        parameters = self._checked_parameters()
+        checked = check_ratings(ratings, dtype=parameters.dtype)
+        seed = draw_seed(self.random_state)
+        factors = initialization.initialize(
+            checked,
+            parameters,
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,))),
+            user_factors=user_factors,
+            item_factors=item_factors,
+        )
+        start = ModelState(
+            parameters=self.get_params(),
+            factors=factors,
+            seen=SeenItems.of(checked.indptr, checked.indices, checked.shape[1]),
+            history=training.new_history(),
+            seed=seed,
+            n_epochs_trained=0,
+            user_ids=checked.user_ids,
+            item_ids=checked.item_ids,
+            frame=checked.frame,
+        )
+        return self._train(
+            start,
+            checked,
+            parameters,
+            epochs=parameters.n_epochs if epochs is None else epochs,
+            validation=validation,
+            callbacks=callbacks,
+            exact_loss=exact_loss,
+        )
+
+    def partial_fit(
+        self,
+        ratings: RatingsLike,
+        y: object = None,
+        *,
+        epochs: int = 1,
+        validation: RatingsLike | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
+        exact_loss: bool = False,
+    ) -> Self:
+        """Continue training where it stands, on the same users and items.
+
+        The ratings may be the ones of before, new ones, or both. ``fit(R, epochs=5)`` followed by
+        ``partial_fit(R, epochs=5)`` gives the same bits as ``fit(R, epochs=10)``. The global mean
+        stays that of the first fit. Items of the new ratings join the seen ones. On a model that
+        has not been fitted it is `fit` with that many epochs.
+
+        Parameters
+        ----------
+        ratings : sparse array or matrix, 2-D array-like or wide data frame
+            Of the model's shape, or a frame of some of its labels.
+        y : object
+            Not used; there for scikit-learn.
+        epochs : int, default 1
+            Passes over these ratings.
+        validation, callbacks, exact_loss
+            As in `fit`.
+
+        Returns
+        -------
+        MatrixFactorization
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`; also if the shape is another one or a label is unknown, or if the parameters
+            `n_factors`, `dtype` or `biases` have been changed since `fit`.
+        DivergenceError
+            If training diverged. The model is what it was before the call.
+
+        Notes
+        -----
+        Trains on a copy of the factors, so that other threads may go on reading.
+        """
+        if not self.__sklearn_is_fitted__():
+            return self.fit(
+                ratings,
+                epochs=epochs,
+                validation=validation,
+                callbacks=callbacks,
+                exact_loss=exact_loss,
+            )
+        parameters = self._checked_parameters()
+        fitted = self._get_fitted()
+        state, factors = fitted.state, fitted.state.factors
+        _refuse_changes(parameters, factors)
+        checked = _read_known(ratings, fitted, "ratings")
+        start = replace(
+            state,
+            parameters=self.get_params(),
+            factors=replace(
+                factors,
+                user_factors=factors.user_factors.copy(),
+                item_factors=factors.item_factors.copy(),
+                user_biases=factors.user_biases.copy(),
+                item_biases=factors.item_biases.copy(),
+            ),
+            seen=state.seen.union(checked.indptr, checked.indices, factors.n_items),
+            history={column: list(values) for column, values in state.history.items()},
+        )
+        return self._train(
+            start,
+            checked,
+            parameters,
+            epochs=epochs,
+            validation=validation,
+            callbacks=callbacks,
+            exact_loss=exact_loss,
+        )
+
+    def _train(
+        self,
+        start: ModelState,
+        ratings: CheckedRatings,
+        parameters: Parameters,
+        *,
+        epochs: int,
+        validation: RatingsLike | None,
+        callbacks: Callback | Iterable[Callback] | None,
+        exact_loss: bool,
+    ) -> Self:
+        """Train `start` in place and take it over when it is done or interrupted."""
+        n_epochs = check_int(epochs, "epochs", minimum=1)
+        exact = check_bool(exact_loss, "exact_loss")
+        called = training.check_callbacks(callbacks)
+        fitted = _Fitted.of(start)
+        held_out = None if validation is None else _read_known(validation, fitted, "validation")
+        first_epoch = start.n_epochs_trained + 1
+        try:
+            training.train(
+                start.factors,
+                ratings,
+                parameters,
+                start.history,
+                n_epochs=n_epochs,
+                first_epoch=first_epoch,
+                seed=start.seed,
+                validation=held_out,
+                exact=exact,
+                callbacks=called,
+            )
+        except KeyboardInterrupt:
+            if training.all_finite(start.factors):
+                self._adopt(fitted)
+            raise
+        self._adopt(fitted)
+        return self
+
+    def _adopt(self, fitted: _Fitted) -> None:
+        state = fitted.state
+        epochs = state.history["epoch"]
+        state.n_epochs_trained = int(epochs[-1]) if epochs else 0
+        self._fitted = fitted
+
+    def _checked_parameters(self) -> Parameters:
+        return Parameters.check(self.get_params())
+
+    # --- what has been fitted ---------------------------------------------------------------------
+
+    def _get_fitted(self) -> _Fitted:
+        try:
+            fitted: _Fitted = vars(self)["_fitted"]
+        except KeyError:
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with ratings "
+                "before using this."
+            ) from None
+        return fitted
+
+    @property
+    def user_factors_(self) -> FloatArray:
+        """P, one row per user."""
+        return self._get_fitted().state.factors.user_factors
+
+    @property
+    def item_factors_(self) -> FloatArray:
+        """Q, one row per item."""
+        return self._get_fitted().state.factors.item_factors
+
+    @property
+    def user_biases_(self) -> FloatArray:
+        """b, one bias per user."""
+        return self._get_fitted().state.factors.user_biases
+
+    @property
+    def item_biases_(self) -> FloatArray:
+        """c, one bias per item."""
+        return self._get_fitted().state.factors.item_biases
+
+    @property
+    def global_mean_(self) -> float:
+        """μ, the mean of the ratings of the first fit."""
+        return self._get_fitted().state.factors.global_mean
+
+    @property
+    def history_(self) -> dict[str, list[float]]:
+        """What each epoch measured."""
+        return self._get_fitted().state.history
+
+    @property
+    def user_ids_(self) -> Ids | None:
+        """Labels of the users, or None."""
+        return self._get_fitted().state.user_ids
+
+    @property
+    def item_ids_(self) -> Ids | None:
+        """Labels of the items, or None."""
+        return self._get_fitted().state.item_ids
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of items."""
+        return self._get_fitted().state.factors.n_items
+
+    @property
+    def n_iter_(self) -> int:
+        """Epochs behind the factors."""
+        return self._get_fitted().state.n_epochs_trained
+
+    # --- predictions ------------------------------------------------------------------------------
+
+    def predict(
+        self, users: Any, items: Any, *, unknown: UnknownPolicy = "raise"
+    ) -> FloatArray | np.floating[Any]:
+        """Predict the ratings of pairs.
+
+        Parameters
+        ----------
+        users : id or sequence of n ids
+            Labels if the model has them, else rows. One id goes with every item.
+        items : id or sequence of n ids
+            Likewise. One id goes with every user.
+        unknown : {"raise", "mean"}, default "raise"
+            Whether an unknown id is an error, or is predicted from the mean and the biases that
+            are known.
+
+        Returns
+        -------
+        ndarray of shape (n,), dtype of the model
+            Predictions in rating units, computed in float64, not clipped to any range. A single
+            number if both `users` and `items` are one id.
+
+        Raises
+        ------
+        ValueError
+            If ids are unknown under ``"raise"``, or there are not as many users as items.
+
+        Examples
+        --------
+        >>> import cmf
+        >>> model = cmf.MatrixFactorization(2, random_state=0).fit([[5, 1], [4, 0]])
+        >>> model.predict([0, 1], [0, 1]).shape
+        (2,)
+        """
+        fitted = self._get_fitted()
+        policy = check_unknown(unknown)
+        user_rows, one_user = fitted.users.lookup(users, policy)
+        item_rows, one_item = fitted.items.lookup(items, policy)
+        if one_user:
+            user_rows = np.repeat(user_rows, len(item_rows))
+        elif one_item:
+            item_rows = np.repeat(item_rows, len(user_rows))
+        if len(user_rows) != len(item_rows):
+            raise ValueError(
+                f"users has {len(user_rows)} ids and items has {len(item_rows)}: pairs are wanted"
+            )
+        predicted = recommendation.pair_predictions(fitted.state.factors, user_rows, item_rows)
+        return predicted[0] if one_user and one_item else predicted
+
+    def reconstruct(self, users: Any = None, items: Any = None) -> Any:
+        """Predict every rating of some or all users and items.
+
+        Parameters
+        ----------
+        users, items : id or sequence of ids, optional
+            Rows and columns wanted, in that order; all if not given.
+
+        Returns
+        -------
+        ndarray of shape (n_users, n_items), dtype of the model, or data frame
+            Predictions, of the rated cells as well. A frame with the labels, of the kind that
+            `fit` got, if it got one.
+
+        Notes
+        -----
+        The result is dense: ``n_users * n_items`` numbers. Nothing else grows with that product;
+        ask for blocks of users where it is too large.
+        """
+        fitted = self._get_fitted()
+        user_rows = _rows_or_all(users, fitted.users)
+        item_rows = _rows_or_all(items, fitted.items)
+        predicted = recommendation.predictions(fitted.state.factors, user_rows, item_rows)
+        if fitted.state.frame is None:
+            return predicted
+        return _frames.write_wide(
+            predicted,
+            None if fitted.state.user_ids is None else fitted.users.take(user_rows),
+            fitted.items.take(item_rows),
+            fitted.state.frame,
+        )
+
+    def loss(self, ratings: RatingsLike) -> Loss:
+        """Exact loss of the model on ratings of its users and items.
+
+        Parameters
+        ----------
+        ratings : sparse array or matrix, 2-D array-like or wide data frame
+            Of the model's shape, or a frame of some of its labels.
+
+        Returns
+        -------
+        cmf.Loss
+            sse, mse, rmse, regularization, total and n_ratings, in float64.
+
+        See Also
+        --------
+        cmf.loss : The formula, and the same for factors of your own.
+        """
+        fitted = self._get_fitted()
+        checked = _read_known(ratings, fitted, "ratings")
+        return losses.exact_loss(
+            checked, fitted.state.factors, self._checked_parameters().regularization
+        )
+
+    # --- recommendations --------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Any = None,
+        n: int = 10,
+        *,
+        exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: UnknownPolicy = "raise",
+    ) -> tuple[Ids, FloatArray]:
+        """Recommend the items with the highest predictions.
+
+        Parameters
+        ----------
+        users : id, sequence of ids, or `NewUsers` from `fold_in`; optional
+            Whom to recommend for; all users if not given.
+        n : int, default 10
+            How many items, at least 1.
+        exclude_seen : bool, default True
+            Whether to leave out what a user has rated in training, or in `fold_in`.
+        items : sequence of ids, optional
+            The only items to choose from.
+        exclude : sequence of ids, optional
+            Items never to recommend.
+        unknown : {"raise", "mean"}, default "raise"
+            Whether an unknown user is an error, or gets the items with the highest biases.
+
+        Returns
+        -------
+        ids : ndarray
+            Item ids, best first, equal scores by row. For one user of shape (m,), with m < n if
+            fewer are left. For many of shape (n_users, n), padded with -1 (None for labels).
+        scores : ndarray of the same shape
+            Predictions, padded with NaN.
+
+        Notes
+        -----
+        A user without ratings has zero factors, and so gets the items with the highest biases.
+        Time is proportional to ``n_users * n_items * n_factors``; memory to the answer.
+
+        Examples
+        --------
+        >>> import cmf
+        >>> model = cmf.MatrixFactorization(2, random_state=0).fit([[5, 1, 0], [4, 2, 3]])
+        >>> ids, scores = model.recommend([0, 1], n=2)
+        >>> ids
+        array([[ 2, -1],
+               [-1, -1]])
+        """
+        fitted = self._get_fitted()
+        n_wanted = check_int(n, "n", minimum=1)
+        leave_out_seen = check_bool(exclude_seen, "exclude_seen")
+        policy = check_unknown(unknown)
+        factors, seen, one_user = fitted.state.factors, fitted.state.seen, False
+        if isinstance(users, NewUsers):
+            factors, seen = _with_users(factors, users), users.seen
+            user_rows = np.arange(factors.n_users, dtype=np.int64)
+        elif users is None:
+            user_rows = np.arange(factors.n_users, dtype=np.int64)
+        else:
+            user_rows, one_user = fitted.users.lookup(users, policy)
+        rows, scores = recommendation.top_items(
+            factors,
+            user_rows,
+            n_wanted,
+            candidates=_candidates(fitted, items, exclude),
+            seen=seen if leave_out_seen else None,
+        )
+        return _answer(fitted.items, rows, scores, one_user)
+
+    def similar_items(self, items: Any, n: int = 10) -> tuple[Ids, FloatArray]:
+        """Return the items whose factors point the same way: the largest cosines.
+
+        Parameters
+        ----------
+        items : id or sequence of ids
+            What to compare with. An item is not among its own answers.
+        n : int, default 10
+            How many, at least 1.
+
+        Returns
+        -------
+        ids, scores : ndarray
+            As `recommend`, with cosines between -1 and 1 as float64 scores. Biases do not count;
+            items without factors have cosine 0.
+        """
+        fitted = self._get_fitted()
+        return _most_similar(fitted.state.factors.item_factors, fitted.items, items, n)
+
+    def similar_users(self, users: Any, n: int = 10) -> tuple[Ids, FloatArray]:
+        """Return the users whose factors point the same way: the largest cosines.
+
+        Parameters
+        ----------
+        users : id or sequence of ids
+            Whom to compare with. A user is not among the own answers.
+        n : int, default 10
+            How many, at least 1.
+
+        Returns
+        -------
+        ids, scores : ndarray
+            As `similar_items`.
+        """
+        fitted = self._get_fitted()
+        return _most_similar(fitted.state.factors.user_factors, fitted.users, users, n)
+
+    def recommend_by_neighbors(
+        self, user: Any, n: int = 10, *, n_neighbors: int = 3, exclude_seen: bool = True
+    ) -> tuple[Ids, FloatArray]:
+        """Recommend what the most similar users are predicted to like.
+
+        The similarity of two users is the cosine of their predicted rows, over all items. The
+        predicted rows of the `n_neighbors` most similar other users are added up, each weighted by
+        its similarity; what the user has rated is dropped, the rest is sorted.
+
+        Parameters
+        ----------
+        user : id
+            One user.
+        n : int, default 10
+            How many items, at least 1.
+        n_neighbors : int, default 3
+            How many other users count, at least 1.
+        exclude_seen : bool, default True
+            Whether to leave out what the user has rated.
+
+        Returns
+        -------
+        ids : ndarray of shape (m,)
+            Item ids, best first, m ≤ n.
+        scores : ndarray of shape (m,), float64
+            The weighted sums: not in rating units, since the weights are not divided out.
+
+        Notes
+        -----
+        Time is proportional to ``(n_users + n_items) * n_factors**2``; the predicted matrix is
+        never built.
+        """
+        fitted = self._get_fitted()
+        n_wanted = check_int(n, "n", minimum=1)
+        neighbors = check_int(n_neighbors, "n_neighbors", minimum=1)
+        leave_out_seen = check_bool(exclude_seen, "exclude_seen")
+        rows, one_user = fitted.users.lookup(user)
+        if not one_user:
+            raise TypeError("user must be one id, got several")
+        row = int(rows[0])
+        scores = recommendation.neighbor_scores(fitted.state.factors, row, neighbors)
+        seen = fitted.state.seen.row(row) if leave_out_seen else np.empty(0, dtype=np.int64)
+        best = recommendation.select(scores, n_wanted, seen)
+        return fitted.items.take(best), scores[best]
+
+    # --- new users --------------------------------------------------------------------------------
+
+    def fold_in(self, ratings: RatingsLike) -> NewUsers:
+        """Find factors and biases of new users from their ratings; the model stays as it is.
+
+        Each user's are the minimum of the training objective with the items fixed, a ridge
+        regression: see `cmf.fold_in.fold_in` for the formula.
+
+        Parameters
+        ----------
+        ratings : sparse array or matrix, 2-D array-like or wide data frame, (n, n_items)
+            One row per new user; the model's items as columns. A frame may have some of the
+            model's labels, in any order.
+
+        Returns
+        -------
+        NewUsers
+            A pair ``(factors, biases)`` of shapes (n, n_factors) and (n,), which `recommend`
+            takes in the place of users. Users without ratings get zeros.
+
+        Notes
+        -----
+        Time per user is proportional to ``n_ratings * n_factors**2 + n_factors**3``. Calls from
+        several threads are safe.
+
+        Examples
+        --------
+        >>> import cmf
+        >>> model = cmf.MatrixFactorization(2, random_state=0).fit([[5, 1, 4], [4, 2, 3]])
+        >>> newcomers = model.fold_in([[5, 0, 0]])
+        >>> ids, scores = model.recommend(newcomers, n=1)
+        >>> ids.shape
+        (1, 1)
+        """
+        fitted = self._get_fitted()
+        return fold_in.fold_in(
+            fitted.state.factors,
+            _read_new_users(ratings, fitted),
+            self._checked_parameters().regularization,
+        )
+
+    def transform(self, ratings: RatingsLike) -> FloatArray:
+        """Return the factors of users from their ratings: the first part of `fold_in`.
+
+        Parameters
+        ----------
+        ratings : as in `fold_in`
+            Rows are taken as new users, as scikit-learn does.
+
+        Returns
+        -------
+        ndarray of shape (n, n_factors)
+            Factors.
+        """
+        return self.fold_in(ratings).factors
+
+    def fit_transform(
+        self, ratings: RatingsLike, y: object = None, **fit_params: Any
+    ) -> FloatArray:
+        """Train on ratings, then fold the same ratings in.
+
+        Parameters
+        ----------
+        ratings : as in `fit`
+            Users as rows.
+        y : object
+            Not used; there for scikit-learn.
+        **fit_params
+            Passed on to `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_users, n_factors)
+            ``fit(ratings).transform(ratings)``, close to but not the same as `user_factors_`.
+        """
+        return self.fit(ratings, y, **fit_params).transform(ratings)
+
+    def score(self, ratings: RatingsLike, y: object = None) -> float:
+        """Return minus the RMSE of predicting each user's ratings from the user's other ratings.
+
+        This is what scikit-learn's cross-validation asks for, which hands over rows that training
+        has not seen: every second rating of a row (by column) is predicted after folding in the
+        rest, then the other way round. For ratings of users that the model knows, take
+        ``-model.loss(ratings).rmse``.
+
+        Parameters
+        ----------
+        ratings : as in `fold_in`
+            Rows are taken as new users.
+        y : object
+            Not used; there for scikit-learn.
+
+        Returns
+        -------
+        float
+            Never above 0; higher is better.
+        """
+        fitted = self._get_fitted()
+        checked = _read_new_users(ratings, fitted)
+        squared = 0.0
+        beta = self._checked_parameters().regularization
+        for known, hidden in fold_in.halves(checked):
+            newcomers = fold_in.fold_in(fitted.state.factors, known, beta)
+            factors = _with_users(fitted.state.factors, newcomers)
+            if hidden.nnz:
+                squared += losses.exact_loss(hidden, factors, 0.0).sse
+        return -math.sqrt(squared / checked.nnz)
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write the fitted model to a file, in one piece or not at all.
+
+        Parameters
+        ----------
+        path : str, PathLike or binary file object
+            The name is taken as it is. A file there is replaced when the new one is complete.
+
+        Notes
+        -----
+        Factors, biases, labels, parameters, seen items and history are kept. A `random_state` that
+        is neither None nor made of ints is not; continued training needs only the seed drawn from
+        it, which is kept. The file is in the safetensors layout with a checksum per array.
+        """
+        state = self._get_fitted().state
+        serialization.save_state(path, state)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | BinaryIO,
+        *,
+        mmap: bool = False,
+        verify: bool = True,
+    ) -> Self:
+        """Read a model that `save` has written.
+
+        Parameters
+        ----------
+        path : str, PathLike or binary file object
+            What to read. Files from people you do not trust are safe to read: nothing in them is
+            executed, and every size is checked before it is allocated.
+        mmap : bool, default False
+            Whether to map the file instead of reading it, so that several processes share one
+            copy. The factors are read-only then; `partial_fit` works on copies.
+        verify : bool, default True
+            Whether to compare the checksums of the arrays, which reads the whole file once.
+
+        Returns
+        -------
+        MatrixFactorization
+            The fitted model.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged, of a later format, or not a model.
+        OSError
+            If it cannot be opened.
+        """
+        state = serialization.load_state(path, mmap=mmap, verify=verify)
+        model = cls(**state.parameters)
+        try:
+            model._checked_parameters()
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} holds an invalid parameter: {error}") from error
+        model._fitted = _Fitted.of(state)
+        return model
+
+
+# --- helpers that need no model -------------------------------------------------------------------
+
+
+def _read_known(ratings: RatingsLike, fitted: _Fitted, name: str) -> CheckedRatings:
+    """Check ratings of the model's users and items, and bring labels into the model's order."""
+    factors = fitted.state.factors
+    checked = check_ratings(ratings, dtype=factors.dtype, name=name)
+    return align_ratings(
+        checked,
+        None if checked.user_ids is None else fitted.users.lookup(checked.user_ids)[0],
+        None if checked.item_ids is None else fitted.items.lookup(checked.item_ids)[0],
+        (factors.n_users, factors.n_items),
+        name,
+    )
+
+
+def _read_new_users(ratings: RatingsLike, fitted: _Fitted) -> CheckedRatings:
+    """Check ratings of new users, one a row, and bring item labels into the model's order."""
+    factors = fitted.state.factors
+    checked = check_ratings(ratings, dtype=factors.dtype)
+    aligned = align_ratings(
+        checked,
+        None,
+        None if checked.item_ids is None else fitted.items.lookup(checked.item_ids)[0],
+        (checked.shape[0], factors.n_items),
+        "ratings",
+    )
+    return replace(aligned, user_ids=checked.user_ids)
+
+
+def _refuse_changes(parameters: Parameters, factors: Factors) -> None:
+    """Refuse to go on training with parameters that the fitted factors do not have."""
+    for name, wanted, found in (
+        ("n_factors", parameters.n_factors, factors.n_factors),
+        ("dtype", parameters.dtype, factors.dtype.name),
+        ("biases", parameters.biases, factors.biased),
+    ):
+        if wanted != found:
+            raise ValueError(
+                f"{name} is {wanted!r}, but the model was fitted with {found!r}: call fit to "
+                "start again"
+            )
+
+
+def _rows_or_all(ids: Any, lookup: RowLookup) -> Rows:
+    return np.arange(len(lookup), dtype=np.int64) if ids is None else lookup.lookup(ids)[0]
+
+
+def _with_users(factors: Factors, users: NewUsers) -> Factors:
+    """Return the model's items together with other users."""
+    if users.factors.shape[1] != factors.n_factors:
+        raise ValueError(
+            f"users were folded into a model of {users.factors.shape[1]} factors, this one has "
+            f"{factors.n_factors}"
+        )
+    return replace(
+        factors,
+        user_factors=users.factors.astype(factors.dtype, copy=False),
+        user_biases=users.biases.astype(factors.dtype, copy=False),
+    )
+
+
+def _candidates(fitted: _Fitted, items: Any, exclude: Any) -> Rows:
+    """Return the item rows to choose from, ascending."""
+    rows = np.unique(_rows_or_all(items, fitted.items))
+    if exclude is not None:
+        rows = np.setdiff1d(rows, fitted.items.lookup(exclude)[0], assume_unique=False)
+    return rows
+
+
+def _most_similar(
+    factors: FloatArray, lookup: RowLookup, ids: Any, n: int
+) -> tuple[Ids, FloatArray]:
+    n_wanted = check_int(n, "n", minimum=1)
+    rows, one = lookup.lookup(ids)
+    found, cosines = recommendation.similar(factors, rows, n_wanted)
+    return _answer(lookup, found, cosines, one)
+
+
+def _answer(lookup: RowLookup, rows: Rows, scores: FloatArray, one: bool) -> tuple[Ids, FloatArray]:
+    """Return ids for rows: as they are for many, without the padding for one."""
+    if not one:
+        return lookup.take(rows), scores
+    count = int((rows[0] >= 0).sum())
+    return lookup.take(rows[0, :count]), scores[0, :count]

@@ -1,0 +1,232 @@
+"""Top-N lists, similar rows, and the user-neighborhood scheme, over checked factors.
+
+Everything is scored by our own kernels, in double, so that no BLAS threads start behind the
+caller's back. Best first; equal scores by row, so that answers do not depend on n or on which other
+users were asked for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmf._kernels.predict import predict_block, predict_pairs
+from cmf._kernels.topn import select_top
+from cmf._state import Factors, SeenItems
+from cmf._typing import FloatArray, IndexArray, Rows
+
+__all__ = [
+    "neighbor_scores",
+    "pair_predictions",
+    "predictions",
+    "select",
+    "similar",
+    "top_items",
+]
+
+# Scores are computed for blocks of users of at most about this many numbers (8 MB in float64).
+SCORES_AT_ONCE = 2**20
+
+TopLists = tuple[Rows, FloatArray]
+
+
+def pair_predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
+    """Return the (n,) predictions of n pairs; -1 is an unknown row."""
+    out = np.empty(users.shape[0], dtype=factors.dtype)
+    predict_pairs(
+        users,
+        items,
+        factors.user_factors,
+        factors.item_factors,
+        factors.user_biases,
+        factors.item_biases,
+        out,
+        factors.global_mean,
+    )
+    return out
+
+
+def predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
+    """Return the (n, m) predictions of every user for every item; -1 is an unknown row.
+
+    The result is the only large array: nothing but it grows with n times m.
+    """
+    out = np.empty((users.shape[0], items.shape[0]), dtype=factors.dtype)
+    _predict_into(factors, users, items, out)
+    return out
+
+
+def top_items(
+    factors: Factors,
+    users: Rows,
+    n: int,
+    *,
+    candidates: Rows,
+    seen: SeenItems | None = None,
+) -> TopLists:
+    """Return the n best candidates of each user.
+
+    Parameters
+    ----------
+    factors : Factors
+    users : ndarray of shape (n_users,), int64
+        Rows; -1 is an unknown user, whose scores are the mean and the item biases.
+    n : int
+        At least 1.
+    candidates : ndarray of shape (m,), int64
+        Item rows to choose from, ascending and unique.
+    seen : SeenItems, optional
+        Items to leave out, by user row.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_users, n), int64
+        Item rows, best first, padded with -1 where fewer than n are left.
+    scores : ndarray of shape (n_users, n), dtype of the factors
+        Predictions, padded with NaN.
+
+    Notes
+    -----
+    Time is proportional to ``n_users * m * n_factors``; memory to the answer plus a block of
+    scores.
+    """
+    rows = np.full((users.shape[0], n), -1, dtype=np.int64)
+    scores = np.full((users.shape[0], n), np.nan, dtype=factors.dtype)
+    block = np.empty(
+        (
+            max(1, min(users.shape[0], SCORES_AT_ONCE // max(1, candidates.shape[0]))),
+            candidates.shape[0],
+        ),
+        dtype=factors.dtype,
+    )
+    left_out = np.zeros(candidates.shape[0], dtype=np.uint8)
+    best = np.empty(min(n, candidates.shape[0]), dtype=np.int64)
+    for start in range(0, users.shape[0], block.shape[0]):
+        asked = users[start : start + block.shape[0]]
+        _predict_into(factors, asked, candidates, block[: asked.shape[0]])
+        for s in range(asked.shape[0]):
+            excluded = _positions(seen, int(asked[s]), candidates)
+            left_out[excluded] = 1
+            count = select_top(block[s], left_out, best)
+            left_out[excluded] = 0
+            rows[start + s, :count] = candidates[best[:count]]
+            scores[start + s, :count] = block[s, best[:count]]
+    return rows, scores
+
+
+def similar(factors: FloatArray, rows: Rows, n: int) -> TopLists:
+    """Return for each of `rows` the n other rows of the largest cosine.
+
+    Rows of norm 0 have cosine 0 with everything. The answer is shaped and padded as that of
+    `top_items`. Cost: one normalized copy of the factors, and a pass over it for each row asked.
+    """
+    unit = _unit_rows(factors)
+    nothing = np.zeros(unit.shape[0], dtype=unit.dtype)
+    itself = SeenItems(
+        np.arange(unit.shape[0] + 1, dtype=np.int64), np.arange(unit.shape[0], dtype=np.int64)
+    )
+    found, cosines = top_items(
+        Factors(unit, unit, nothing, nothing, 0.0, biased=False),
+        rows,
+        n,
+        candidates=np.arange(unit.shape[0], dtype=np.int64),
+        seen=itself,
+    )
+    np.clip(cosines, -1, 1, out=cosines)
+    return found, cosines
+
+
+def neighbor_scores(factors: Factors, user: int, n_neighbors: int) -> NDArray[np.float64]:
+    """Score every item by the predicted rows of the users most like one user.
+
+    The similarity of two users is the cosine of their predicted rows. With A = [Q, c, 1] and
+    x_v = (p_v, 1, μ + b_v) the predicted row of user v is A x_v, so all similarities follow from
+    the small matrix AᵀA; the predicted matrix is never built.
+
+    Parameters
+    ----------
+    factors : Factors
+    user : int
+        Row of the user.
+    n_neighbors : int
+        How many of the most similar other users count; fewer if there are no more.
+
+    Returns
+    -------
+    ndarray of shape (n_items,), float64
+        Sum of the neighbors' predicted rows, each weighted by its similarity.
+    """
+    A = _item_basis(factors)
+    X = _user_coordinates(factors)
+    gram = _products(A.T, A.T)
+    images = _products(X, gram)
+    norms = np.sqrt(np.maximum((images * X).sum(axis=1), 0))
+    inner = (images * X[user]).sum(axis=1)
+    lengths = norms * norms[user]
+    similarities = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
+    himself = np.zeros(X.shape[0], dtype=np.uint8)
+    himself[user] = 1
+    neighbors = np.empty(min(n_neighbors, X.shape[0]), dtype=np.int64)
+    neighbors = neighbors[: select_top(similarities, himself, neighbors)]
+    mixture = (similarities[neighbors, None] * X[neighbors]).sum(axis=0)
+    return _products(mixture[None, :], A)[0]
+
+
+def select(scores: FloatArray, n: int, left_out: IndexArray) -> Rows:
+    """Return the positions of the n best scores, those in `left_out` never among them."""
+    mask = np.zeros(scores.shape[0], dtype=np.uint8)
+    mask[left_out] = 1
+    best = np.empty(min(n, scores.shape[0]), dtype=np.int64)
+    return best[: select_top(scores, mask, best)]
+
+
+def _predict_into(factors: Factors, users: Rows, items: Rows, out: FloatArray) -> None:
+    predict_block(
+        users,
+        items,
+        factors.user_factors,
+        factors.item_factors,
+        factors.user_biases,
+        factors.item_biases,
+        out,
+        factors.global_mean,
+    )
+
+
+def _positions(seen: SeenItems | None, row: int, candidates: Rows) -> Rows:
+    """Return where among the candidates the items are that a row has seen."""
+    if seen is None or row < 0:
+        return np.empty(0, dtype=np.int64)
+    items = seen.row(row)
+    positions = np.searchsorted(candidates, items)
+    inside = positions < candidates.shape[0]
+    positions, items = positions[inside], items[inside]
+    found: Rows = positions[candidates[positions] == items].astype(np.int64, copy=False)
+    return found
+
+
+def _unit_rows(factors: FloatArray) -> NDArray[np.float64]:
+    rows = factors.astype(np.float64)
+    norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    unit: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit
+
+
+def _item_basis(factors: Factors) -> NDArray[np.float64]:
+    ones = np.ones(factors.n_items)
+    return np.column_stack([factors.item_factors, factors.item_biases, ones]).astype(np.float64)
+
+
+def _user_coordinates(factors: Factors) -> NDArray[np.float64]:
+    ones = np.ones(factors.n_users)
+    levels = factors.global_mean + factors.user_biases.astype(np.float64)
+    return np.column_stack([factors.user_factors, ones, levels]).astype(np.float64)
+
+
+def _products(X: NDArray[np.float64], Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return X Yᵀ by our own kernel: all inner products of two sets of rows."""
+    X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)
+    plain = Factors(X, Y, np.zeros(X.shape[0]), np.zeros(Y.shape[0]), global_mean=0.0, biased=False)
+    out = np.empty((X.shape[0], Y.shape[0]))
+    _predict_into(plain, np.arange(X.shape[0]), np.arange(Y.shape[0]), out)
+    return out

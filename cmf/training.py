@@ -1,0 +1,476 @@
+"""The epoch loop: in which order, with which kernel, what is measured, and when it ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmf._checks import CheckedRatings, check_factors, check_ratings, check_writable
+from cmf._kernels import csr
+from cmf._kernels.sgd import sgd_epoch as epoch_kernel
+from cmf._parameters import Parameters, check_float
+from cmf._state import HISTORY_COLUMNS, Factors
+from cmf._typing import FloatArray, RatingsLike
+from cmf.exceptions import DivergenceError
+from cmf.losses import Loss, exact_loss, regularization_term, validation_errors
+
+__all__ = [
+    "Callback",
+    "EpochReport",
+    "all_finite",
+    "check_callbacks",
+    "new_history",
+    "sgd_epoch",
+    "train",
+]
+
+logger = logging.getLogger("cmf")
+logger.addHandler(logging.NullHandler())
+
+# One kernel call visits at most about this many factors, some tens of milliseconds, so that
+# Ctrl-C, which Python looks at between calls, is answered soon.
+FACTORS_PER_CALL = 2**26
+
+History = dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What a callback sees after each epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1; continued training goes on counting.
+    n_epochs : int
+        The epoch at which this call to fit will end.
+    learning_rate : float
+        Rate of this epoch.
+    seconds : float
+        Wall time of the epoch, measuring not included.
+    running_mse : float
+        Mean of the squared errors, each taken just before its own step.
+    regularization : float
+        The penalty of the factors as the epoch left them.
+    running_total : float
+        ``running_mse + regularization``.
+    exact : cmf.Loss or None
+        Loss of the factors as the epoch left them; None if it was not asked for.
+    validation_rmse, validation_mae : float or None
+        Exact errors on the validation ratings, if there are any.
+    user_factors, item_factors, user_biases, item_biases : ndarray
+        Read-only views of the factors in training: copy what is to be kept.
+    """
+
+    epoch: int
+    n_epochs: int
+    learning_rate: float
+    seconds: float
+    running_mse: float
+    regularization: float
+    running_total: float
+    exact: Loss | None
+    validation_rmse: float | None
+    validation_mae: float | None
+    user_factors: FloatArray
+    item_factors: FloatArray
+    user_biases: FloatArray
+    item_biases: FloatArray
+
+
+Callback = Callable[[EpochReport], Any]
+
+
+def sgd_epoch(
+    ratings: RatingsLike,
+    user_factors: FloatArray,
+    item_factors: FloatArray,
+    learning_rate: float,
+    regularization: float,
+) -> float:
+    r"""Run one epoch of stochastic gradient descent in place, in CSR order.
+
+    For each stored rating, user by user and in stored order inside a user, with
+    :math:`e = r_{ui} - p_u \cdot q_i` taken before the step:
+
+    .. math:: p_u \leftarrow p_u + \alpha (2 e q_i - \beta p_u), \qquad
+              q_i \leftarrow q_i + \alpha (2 e p_u - \beta q_i)
+
+    where the second step sees the new :math:`p_u`. No biases, no mean, no shuffling.
+
+    Parameters
+    ----------
+    ratings : sparse array or matrix, 2-D array-like or wide data frame, (n_users, n_items)
+        Observed ratings. CSR of the factors' dtype is used as it is; anything else is converted at
+        every call, so convert once before a loop.
+    user_factors : ndarray of shape (n_users, n_factors), float32 or float64, C-contiguous
+        Changed in place.
+    item_factors : ndarray of shape (n_items, n_factors), same dtype, C-contiguous
+        Changed in place; must not overlap `user_factors`.
+    learning_rate : float
+        α, greater than 0.
+    regularization : float
+        β, at least 0.
+
+    Returns
+    -------
+    float
+        The running sum of squared errors: each error as it was just before its own step, summed in
+        float64. The loss of the finished factors is `cmf.loss`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ratings or factors break a rule of the gate. Nothing has been changed then.
+    DivergenceError
+        If a factor became infinite or NaN. The factors are of no use then.
+
+    See Also
+    --------
+    cmf.loss : Exact loss of finished factors.
+    cmf.MatrixFactorization : Biases, shuffling, history and recommendations.
+
+    Notes
+    -----
+    Time is proportional to ``n_ratings * n_factors``. The GIL is released. Calls on disjoint
+    factors may run at once; two calls on the same factors may not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cmf
+    >>> P, Q = np.array([[2.0]]), np.array([[3.0]])
+    >>> cmf.sgd_epoch([[10.0]], P, Q, learning_rate=0.1, regularization=0.5)
+    16.0
+    >>> round(P[0, 0], 6), round(Q[0, 0], 6)   # 2 + .1 (2·4·3 - .5·2),  3 + .1 (2·4·4.3 - .5·3)
+    (4.3, 6.29)
+    """
+    alpha = check_float(learning_rate, "learning_rate", exclusive=True)
+    beta = check_float(regularization, "regularization")
+    check_writable(user_factors, "user_factors")
+    check_writable(item_factors, "item_factors")
+    if np.shares_memory(user_factors, item_factors):
+        raise ValueError("user_factors and item_factors overlap in memory: two arrays are wanted")
+    P, Q = check_factors(user_factors, item_factors)
+    checked = check_ratings(ratings, dtype=P.dtype, allow_empty=True)
+    check_factors(P, Q, shape=checked.shape)
+    total = 0.0
+    for first, last in _calls(checked.indptr, None, P.shape[1]):
+        total += epoch_kernel(
+            checked.indptr,
+            checked.indices,
+            checked.values,
+            None,
+            None,
+            P,
+            Q,
+            None,
+            None,
+            first,
+            last,
+            0.0,
+            alpha,
+            beta,
+        )
+    if not (math.isfinite(total) and _all_finite(P, Q)):
+        raise DivergenceError(
+            f"the factors are no longer finite after an epoch with learning_rate={alpha:g}: "
+            "lower it, or scale the ratings down",
+            learning_rate=alpha,
+        )
+    return total
+
+
+def new_history() -> History:
+    """Return a history of no epochs: one empty list per column."""
+    return {column: [] for column in HISTORY_COLUMNS}
+
+
+def check_callbacks(callbacks: object) -> tuple[Callback, ...]:
+    """Return the callbacks of one argument: None, a callable, or an iterable of callables."""
+    if callbacks is None:
+        return ()
+    found = (callbacks,) if callable(callbacks) else callbacks
+    if not isinstance(found, Iterable):
+        raise TypeError(
+            f"callbacks must be a callable or several of them, got {type(found).__name__}"
+        )
+    listed = tuple(found)
+    for callback in listed:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}, which is not callable")
+    return listed
+
+
+def train(
+    factors: Factors,
+    ratings: CheckedRatings,
+    parameters: Parameters,
+    history: History,
+    *,
+    n_epochs: int,
+    first_epoch: int,
+    seed: int,
+    validation: CheckedRatings | None = None,
+    exact: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> None:
+    """Train factors in place and add one entry per finished epoch to `history`.
+
+    Parameters
+    ----------
+    factors : Factors
+        Changed in place. After `DivergenceError` they are of no use; after any other exception
+        they hold what training had reached.
+    ratings : CheckedRatings
+        Of the factors' dtype and shape.
+    parameters : Parameters
+        Learning rate, regularization, shuffle and verbose are read.
+    history : dict
+        As `new_history` gives it, or as earlier training left it.
+    n_epochs : int
+        Epochs to run.
+    first_epoch : int
+        Number of the first of them, from 1. With `seed` it decides the order of the visits, so that
+        training in two parts equals training in one.
+    seed : int
+        Root of all permutations.
+    validation : CheckedRatings, optional
+        Measured after every epoch, never trained on.
+    exact : bool
+        Whether to measure the exact loss after every epoch; the last one is always measured.
+    callbacks : tuple of callables
+        Called with an `EpochReport` after every epoch, in order; the epoch in which any of them
+        returns True is the last.
+
+    Raises
+    ------
+    DivergenceError
+        If a factor, a bias or the loss is no longer finite after an epoch.
+    """
+    last_epoch = first_epoch + n_epochs - 1
+    visits = _Visits(ratings, seed) if parameters.shuffle else None
+    with _Progress(parameters.verbose, n_epochs) as progress:
+        for epoch in range(first_epoch, last_epoch + 1):
+            started = time.perf_counter()
+            squared_errors = _run_epoch(factors, ratings, parameters, visits, epoch)
+            seconds = time.perf_counter() - started
+            _refuse_divergence(factors, squared_errors, parameters.learning_rate, epoch, history)
+            report = _measure(
+                factors,
+                ratings,
+                parameters,
+                epoch=epoch,
+                last_epoch=last_epoch,
+                seconds=seconds,
+                running_mse=squared_errors / ratings.nnz,
+                exact=exact or epoch == last_epoch,
+                validation=validation,
+            )
+            _record(history, report)
+            progress.show(report)
+            answers = [callback(report) for callback in callbacks]
+            if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
+                if report.exact is None:
+                    _record_exact(history, exact_loss(ratings, factors, parameters.regularization))
+                break
+
+
+class _Visits:
+    """Random orders of rows, and of entries inside rows, for one epoch after the other."""
+
+    def __init__(self, ratings: CheckedRatings, seed: int) -> None:
+        self.ratings = ratings
+        self.seed = seed
+        self.entry_order = np.empty(ratings.nnz, dtype=np.int32)
+
+    def draw(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return the orders of one epoch, which depend on the seed and the epoch alone."""
+        generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, epoch)))
+        row_order = generator.permutation(self.ratings.shape[0]).astype(np.int64, copy=False)
+        csr.shuffle_rows(
+            self.ratings.indptr,
+            self.entry_order,
+            int(generator.integers(2**64, dtype=np.uint64)),
+        )
+        return row_order, self.entry_order
+
+
+def _run_epoch(
+    factors: Factors,
+    ratings: CheckedRatings,
+    parameters: Parameters,
+    visits: _Visits | None,
+    epoch: int,
+) -> float:
+    """Visit every rating once and return the running sum of squared errors."""
+    row_order, entry_order = (None, None) if visits is None else visits.draw(epoch)
+    total = 0.0
+    for first, last in _calls(ratings.indptr, row_order, factors.n_factors):
+        total += epoch_kernel(
+            ratings.indptr,
+            ratings.indices,
+            ratings.values,
+            row_order,
+            entry_order,
+            factors.user_factors,
+            factors.item_factors,
+            factors.user_biases if factors.biased else None,
+            factors.item_biases if factors.biased else None,
+            first,
+            last,
+            factors.global_mean,
+            parameters.learning_rate,
+            parameters.regularization,
+        )
+    return total
+
+
+def _calls(
+    indptr: NDArray[np.int64], row_order: NDArray[np.int64] | None, n_factors: int
+) -> Iterator[tuple[int, int]]:
+    """Cut the rows of an epoch into kernel calls of bounded length."""
+    n_rows = indptr.shape[0] - 1
+    budget = max(1, FACTORS_PER_CALL // n_factors)
+    if indptr[-1] <= budget:
+        yield 0, n_rows
+        return
+    ends = indptr[1:] if row_order is None else np.cumsum(np.diff(indptr)[row_order])
+    first = done = 0
+    while first < n_rows:
+        last = max(first + 1, int(np.searchsorted(ends, done + budget, side="right")))
+        yield first, last
+        first, done = last, int(ends[last - 1])
+
+
+def _refuse_divergence(
+    factors: Factors, squared_errors: float, learning_rate: float, epoch: int, history: History
+) -> None:
+    if math.isfinite(squared_errors) and all_finite(factors):
+        return
+    last = history["running_total"][-1] if history["running_total"] else None
+    raise DivergenceError(
+        f"training diverged in epoch {epoch} with learning_rate={learning_rate:g}: "
+        "factors or loss are no longer finite. Lower learning_rate (a tenth is a good next try) "
+        "or scale the ratings down"
+        + ("" if last is None else f"; the last finite running loss was {last:.6g}"),
+        epoch=epoch,
+        learning_rate=learning_rate,
+        last_finite_loss=last,
+    )
+
+
+def all_finite(factors: Factors) -> bool:
+    """Tell whether all factors and biases are finite."""
+    return _all_finite(
+        factors.user_factors, factors.item_factors, factors.user_biases, factors.item_biases
+    )
+
+
+def _all_finite(*arrays: FloatArray) -> bool:
+    return all(csr.first_nonfinite(array.reshape(-1)) < 0 for array in arrays)
+
+
+def _measure(
+    factors: Factors,
+    ratings: CheckedRatings,
+    parameters: Parameters,
+    *,
+    epoch: int,
+    last_epoch: int,
+    seconds: float,
+    running_mse: float,
+    exact: bool,
+    validation: CheckedRatings | None,
+) -> EpochReport:
+    penalty = regularization_term(factors, parameters.regularization)
+    errors = (None, None) if validation is None else validation_errors(validation, factors)
+    return EpochReport(
+        epoch=epoch,
+        n_epochs=last_epoch,
+        learning_rate=parameters.learning_rate,
+        seconds=seconds,
+        running_mse=running_mse,
+        regularization=penalty,
+        running_total=running_mse + penalty,
+        exact=exact_loss(ratings, factors, parameters.regularization) if exact else None,
+        validation_rmse=errors[0],
+        validation_mae=errors[1],
+        user_factors=_read_only(factors.user_factors),
+        item_factors=_read_only(factors.item_factors),
+        user_biases=_read_only(factors.user_biases),
+        item_biases=_read_only(factors.item_biases),
+    )
+
+
+def _read_only(array: FloatArray) -> FloatArray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _record(history: History, report: EpochReport) -> None:
+    numbers = {
+        "epoch": report.epoch,
+        "running_mse": report.running_mse,
+        "regularization": report.regularization,
+        "running_total": report.running_total,
+        "exact_mse": None if report.exact is None else report.exact.mse,
+        "exact_total": None if report.exact is None else report.exact.total,
+        "validation_rmse": report.validation_rmse,
+        "validation_mae": report.validation_mae,
+        "learning_rate": report.learning_rate,
+        "seconds": report.seconds,
+    }
+    for column in HISTORY_COLUMNS:
+        number = numbers[column]
+        history[column].append(math.nan if number is None else number)
+
+
+def _record_exact(history: History, measured: Loss) -> None:
+    history["exact_mse"][-1] = measured.mse
+    history["exact_total"][-1] = measured.total
+
+
+class _Progress:
+    """One line an epoch on standard output, a bar on standard error, or nothing; always the log."""
+
+    def __init__(self, verbose: int, n_epochs: int) -> None:
+        self.verbose = verbose
+        self.n_epochs = n_epochs
+        self.bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if self.verbose == 2:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=self.n_epochs, unit="epoch", desc="Training", file=sys.stderr)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, report: EpochReport) -> None:
+        line = (
+            f"Epoch {report.epoch}/{report.n_epochs} - Training Loss: {report.running_total:.4f} "
+            f"(mse {report.running_mse:.4f}, reg {report.regularization:.4f})"
+        )
+        logger.info("%s", line)
+        if self.verbose == 1:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        elif self.bar is not None:
+            numbers = {"loss": f"{report.running_total:.4f}"}
+            if report.validation_rmse is not None:
+                numbers["validation_rmse"] = f"{report.validation_rmse:.4f}"
+            self.bar.set_postfix(numbers, refresh=False)
+            self.bar.update(1)

@@ -1,0 +1,58 @@
+"""The extensions and their three switches; everything else is in pyproject.toml."""
+
+import os
+import sysconfig
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("CMF_DEBUG") == "1"  # bounds checks on, optimization off
+SANITIZE = os.environ.get("CMF_SANITIZE") == "1"  # address and undefined-behaviour sanitizers
+# One cp311-abi3 wheel for every CPython from 3.11; free-threaded interpreters have no limited API.
+LIMITED_API = os.environ.get("CMF_LIMITED_API") == "1" and not sysconfig.get_config_var(
+    "Py_GIL_DISABLED"
+)
+
+KERNELS = Path("cmf/_kernels")
+
+compile_args: list[str] = []
+link_args: list[str] = []
+if os.name == "posix":
+    compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+    compile_args += ["-fvisibility=hidden", "-fstack-protector-strong"]
+    if SANITIZE:
+        compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+        link_args += ["-fsanitize=address,undefined"]
+    elif sysconfig.get_platform().startswith("linux"):
+        link_args += ["-Wl,-z,relro,-z,now,-z,noexecstack"]
+
+extensions = [
+    Extension(
+        f"cmf._kernels.{source.stem}",
+        [source.as_posix()],
+        include_dirs=[KERNELS.as_posix()],
+        depends=[path.as_posix() for path in [*KERNELS.glob("*.h"), *KERNELS.glob("*.pxd")]],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
+        py_limited_api=LIMITED_API,
+    )
+    for source in sorted(KERNELS.glob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "freethreading_compatible": True,
+        },
+    ),
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
+)
