@@ -369,9 +369,7 @@ def _write_pandas(values: FloatArray, user_ids: Ids | None, item_ids: Ids) -> An
     """Make a pandas frame."""
     import pandas as pd
 
-    index = None if user_ids is None else pd.Index(user_ids, tupleize_cols=False)
-    columns = pd.Index(item_ids, tupleize_cols=False)
-    return pd.DataFrame(values, index=index, columns=columns, copy=False)
+    return pd.DataFrame(values, index=user_ids, columns=item_ids, copy=False)
 
 
 def _write_columns(values: FloatArray, user_ids: Ids | None, item_ids: Ids, kind: FrameKind) -> Any:

@@ -552,12 +552,9 @@ def _to_list(ids: Any) -> list[Any]:
 
 
 def _to_int64(vector: Ids | list[Any]) -> tuple[Rows, NDArray[np.bool_]]:
-    """Return a vector as int64, and which of its elements are integers that fit (others are 0)."""
+    """Return a vector as int64, and which of its elements are integers that fit."""
     if isinstance(vector, np.ndarray):
-        if vector.dtype.kind == "u" and vector.dtype.itemsize == 8:
-            valid = vector <= _INT64.max
-            return np.where(valid, vector, 0).astype(np.int64), valid
-        return vector.astype(np.int64), np.ones(len(vector), dtype=np.bool_)
+        return vector.astype(np.int64), vector <= _INT64.max
     if set(map(type, vector)) <= {int}:
         try:
             return np.array(vector, dtype=np.int64), np.ones(len(vector), dtype=np.bool_)

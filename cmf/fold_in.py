@@ -73,7 +73,7 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
     Parameters
     ----------
     factors : Factors
-        The model; not changed.
+        The model, which is not changed.
     ratings : CheckedRatings
         One row per new user, the model's items as columns; of any floating dtype.
     regularization : float
@@ -102,11 +102,17 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
         P[u] = solution[:k]
         if factors.biased:
             b[u] = solution[k]
-    return NewUsers(P, b, SeenItems(ratings.indptr, ratings.indices.copy()), ratings.user_ids)
+    seen = SeenItems.of(ratings.indptr, ratings.indices, factors.n_items)
+    return NewUsers(P, b, seen, ratings.user_ids)
 
 
 def halves(ratings: CheckedRatings) -> Iterator[tuple[CheckedRatings, CheckedRatings]]:
-    """Split every row in two, entry by entry in the order of columns, and yield both orders.
+    """Split every row in two, every second entry by column apart, and yield both orders.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        One row per user.
 
     Yields
     ------
@@ -135,7 +141,6 @@ def _ridge(
 ) -> NDArray[np.float64]:
     """Minimize ‖design x - targets‖² + penalty ‖x‖²; of least norm where penalty is 0."""
     k = design.shape[1]
-    solution: NDArray[np.float64]
     if penalty > WELL_CONDITIONED * np.square(design).sum():
         gram = design.T @ design
         gram[np.diag_indices(k)] += penalty
@@ -144,5 +149,5 @@ def _ridge(
         # The same problem without squaring its condition: the penalty as k more equations.
         stacked = np.vstack([design, np.sqrt(penalty) * np.eye(k)])
         padded = np.concatenate([targets, np.zeros(k)])
-        solution = np.asarray(np.linalg.lstsq(stacked, padded, rcond=None)[0], dtype=np.float64)
-    return solution
+        solution = np.linalg.lstsq(stacked, padded, rcond=None)[0]
+    return solution.astype(np.float64, copy=False)

@@ -133,7 +133,22 @@ def loss(
 
 
 def exact_loss(ratings: CheckedRatings, factors: Factors, regularization: float) -> Loss:
-    """Measure checked factors on checked ratings of the same dtype."""
+    """Measure checked factors on checked ratings.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        At least one, in the dtype and shape of the factors.
+    factors : Factors
+        The model.
+    regularization : float
+        β.
+
+    Returns
+    -------
+    Loss
+        In float64.
+    """
     squared, _ = _sums(ratings, factors)
     mse = squared / ratings.nnz
     penalty = regularization_term(factors, regularization)
@@ -141,13 +156,39 @@ def exact_loss(ratings: CheckedRatings, factors: Factors, regularization: float)
 
 
 def validation_errors(ratings: CheckedRatings, factors: Factors) -> tuple[float, float]:
-    """Return RMSE and MAE on checked ratings, exact, in rating units."""
+    """Measure checked factors on checked ratings that were not trained on.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        At least one, in the dtype and shape of the factors.
+    factors : Factors
+        The model.
+
+    Returns
+    -------
+    rmse, mae : float
+        In rating units.
+    """
     squared, absolute = _sums(ratings, factors)
     return math.sqrt(squared / ratings.nnz), absolute / ratings.nnz
 
 
 def regularization_term(factors: Factors, regularization: float) -> float:
-    """Return β times the sum of squares of all factors and biases."""
+    """Sum the penalty of all factors and biases.
+
+    Parameters
+    ----------
+    factors : Factors
+        The model.
+    regularization : float
+        β.
+
+    Returns
+    -------
+    float
+        The penalty β (‖P‖² + ‖Q‖² + ‖b‖² + ‖c‖²), in float64.
+    """
     arrays = (
         factors.user_factors,
         factors.item_factors,

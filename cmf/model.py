@@ -32,6 +32,7 @@ class _Fitted:
     """One finished state with its lookups: replaced as a whole, so that readers see old or new."""
 
     state: ModelState
+    parameters: Parameters
     users: RowLookup
     items: RowLookup
 
@@ -40,6 +41,7 @@ class _Fitted:
         factors = state.factors
         return cls(
             state,
+            Parameters.check(state.parameters),
             make_lookup(state.user_ids, factors.n_users, "user"),
             make_lookup(state.item_ids, factors.n_items, "item"),
         )
@@ -364,7 +366,11 @@ class MatrixFactorization:
             Not used; there for scikit-learn.
         epochs : int, default 1
             Passes over these ratings.
-        validation, callbacks, exact_loss
+        validation : like `ratings`, optional
+            As in `fit`.
+        callbacks : callable or iterable of callables, optional
+            As in `fit`.
+        exact_loss : bool, default False
             As in `fit`.
 
         Returns
@@ -481,27 +487,27 @@ class MatrixFactorization:
 
     @property
     def user_factors_(self) -> FloatArray:
-        """P, one row per user."""
+        """Factors P, one row per user."""
         return self._get_fitted().state.factors.user_factors
 
     @property
     def item_factors_(self) -> FloatArray:
-        """Q, one row per item."""
+        """Factors Q, one row per item."""
         return self._get_fitted().state.factors.item_factors
 
     @property
     def user_biases_(self) -> FloatArray:
-        """b, one bias per user."""
+        """Biases b, one per user."""
         return self._get_fitted().state.factors.user_biases
 
     @property
     def item_biases_(self) -> FloatArray:
-        """c, one bias per item."""
+        """Biases c, one per item."""
         return self._get_fitted().state.factors.item_biases
 
     @property
     def global_mean_(self) -> float:
-        """μ, the mean of the ratings of the first fit."""
+        """Mean μ of the ratings of the first fit."""
         return self._get_fitted().state.factors.global_mean
 
     @property
@@ -622,7 +628,7 @@ class MatrixFactorization:
         Returns
         -------
         cmf.Loss
-            sse, mse, rmse, regularization, total and n_ratings, in float64.
+            Named tuple of sse, mse, rmse, regularization, total and n_ratings, in float64.
 
         See Also
         --------
@@ -631,7 +637,7 @@ class MatrixFactorization:
         fitted = self._get_fitted()
         checked = _read_known(ratings, fitted, "ratings")
         return losses.exact_loss(
-            checked, fitted.state.factors, self._checked_parameters().regularization
+            checked, fitted.state.factors, fitted.parameters.regularization
         )
 
     # --- recommendations --------------------------------------------------------------------------
@@ -826,7 +832,7 @@ class MatrixFactorization:
         return fold_in.fold_in(
             fitted.state.factors,
             _read_new_users(ratings, fitted),
-            self._checked_parameters().regularization,
+            fitted.parameters.regularization,
         )
 
     def transform(self, ratings: RatingsLike) -> FloatArray:
@@ -888,7 +894,7 @@ class MatrixFactorization:
         fitted = self._get_fitted()
         checked = _read_new_users(ratings, fitted)
         squared = 0.0
-        beta = self._checked_parameters().regularization
+        beta = fitted.parameters.regularization
         for known, hidden in fold_in.halves(checked):
             newcomers = fold_in.fold_in(fitted.state.factors, known, beta)
             factors = _with_users(fitted.state.factors, newcomers)
@@ -951,10 +957,10 @@ class MatrixFactorization:
         state = serialization.load_state(path, mmap=mmap, verify=verify)
         model = cls(**state.parameters)
         try:
-            model._checked_parameters()
+            draw_seed(model.random_state)
+            model._fitted = _Fitted.of(state)
         except (TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} holds an invalid parameter: {error}") from error
-        model._fitted = _Fitted.of(state)
+            raise ModelFileError(f"{path!s} holds an invalid parameter: {error}") from error
         return model
 
 

@@ -31,7 +31,20 @@ TopLists = tuple[Rows, FloatArray]
 
 
 def pair_predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
-    """Return the (n,) predictions of n pairs; -1 is an unknown row."""
+    """Predict n pairs.
+
+    Parameters
+    ----------
+    factors : Factors
+        The model.
+    users, items : ndarray of shape (n,), int64
+        Rows; -1 is an unknown one, whose factors and bias count as 0.
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype of the factors
+        Predictions in rating units.
+    """
     out = np.empty(users.shape[0], dtype=factors.dtype)
     predict_pairs(
         users,
@@ -47,9 +60,19 @@ def pair_predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
 
 
 def predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
-    """Return the (n, m) predictions of every user for every item; -1 is an unknown row.
+    """Predict every user's rating of every item.
 
-    The result is the only large array: nothing but it grows with n times m.
+    Parameters
+    ----------
+    factors : Factors
+        The model.
+    users, items : ndarray of shape (n,) and (m,), int64
+        Rows; -1 is an unknown one, whose factors and bias count as 0.
+
+    Returns
+    -------
+    ndarray of shape (n, m), dtype of the factors
+        Predictions in rating units: the only array that grows with n times m.
     """
     out = np.empty((users.shape[0], items.shape[0]), dtype=factors.dtype)
     _predict_into(factors, users, items, out)
@@ -69,6 +92,7 @@ def top_items(
     Parameters
     ----------
     factors : Factors
+        The model.
     users : ndarray of shape (n_users,), int64
         Rows; -1 is an unknown user, whose scores are the mean and the item biases.
     n : int
@@ -117,8 +141,25 @@ def top_items(
 def similar(factors: FloatArray, rows: Rows, n: int) -> TopLists:
     """Return for each of `rows` the n other rows of the largest cosine.
 
-    Rows of norm 0 have cosine 0 with everything. The answer is shaped and padded as that of
-    `top_items`. Cost: one normalized copy of the factors, and a pass over it for each row asked.
+    Parameters
+    ----------
+    factors : ndarray of shape (n_rows, n_factors)
+        Of users or of items.
+    rows : ndarray of shape (n_asked,), int64
+        What to compare with; a row is not among its own answers.
+    n : int
+        At least 1.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_asked, n), int64
+        Most similar first, padded with -1.
+    cosines : ndarray of shape (n_asked, n), float64
+        Padded with NaN. Rows of norm 0 have cosine 0 with everything.
+
+    Notes
+    -----
+    Makes one normalized float64 copy of the factors and passes over it for each row asked.
     """
     unit = _unit_rows(factors)
     nothing = np.zeros(unit.shape[0], dtype=unit.dtype)
@@ -146,6 +187,7 @@ def neighbor_scores(factors: Factors, user: int, n_neighbors: int) -> NDArray[np
     Parameters
     ----------
     factors : Factors
+        The model.
     user : int
         Row of the user.
     n_neighbors : int
@@ -169,11 +211,27 @@ def neighbor_scores(factors: Factors, user: int, n_neighbors: int) -> NDArray[np
     neighbors = np.empty(min(n_neighbors, X.shape[0]), dtype=np.int64)
     neighbors = neighbors[: select_top(similarities, himself, neighbors)]
     mixture = (similarities[neighbors, None] * X[neighbors]).sum(axis=0)
-    return _products(mixture[None, :], A)[0]
+    scores: NDArray[np.float64] = _products(mixture[None, :], A)[0]
+    return scores
 
 
 def select(scores: FloatArray, n: int, left_out: IndexArray) -> Rows:
-    """Return the positions of the n best scores, those in `left_out` never among them."""
+    """Choose the best of one vector of scores.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (m,)
+        Higher is better.
+    n : int
+        How many, at least 1.
+    left_out : ndarray of int
+        Positions never to choose.
+
+    Returns
+    -------
+    ndarray of shape (count,), int64
+        Positions, best first, equal scores in order; fewer than n if no more are left.
+    """
     mask = np.zeros(scores.shape[0], dtype=np.uint8)
     mask[left_out] = 1
     best = np.empty(min(n, scores.shape[0]), dtype=np.int64)

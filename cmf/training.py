@@ -190,12 +190,29 @@ def sgd_epoch(
 
 
 def new_history() -> History:
-    """Return a history of no epochs: one empty list per column."""
+    """Make a history of no epochs.
+
+    Returns
+    -------
+    dict of str to list of float
+        One empty list for each of `HISTORY_COLUMNS`.
+    """
     return {column: [] for column in HISTORY_COLUMNS}
 
 
 def check_callbacks(callbacks: object) -> tuple[Callback, ...]:
-    """Return the callbacks of one argument: None, a callable, or an iterable of callables."""
+    """Read the argument `callbacks`.
+
+    Parameters
+    ----------
+    callbacks : None, callable or iterable of callables
+        As `fit` takes it.
+
+    Returns
+    -------
+    tuple of callables
+        In order.
+    """
     if callbacks is None:
         return ()
     found = (callbacks,) if callable(callbacks) else callbacks
@@ -369,7 +386,18 @@ def _refuse_divergence(
 
 
 def all_finite(factors: Factors) -> bool:
-    """Tell whether all factors and biases are finite."""
+    """Tell whether training may go on from factors.
+
+    Parameters
+    ----------
+    factors : Factors
+        The model.
+
+    Returns
+    -------
+    bool
+        Whether all factors and biases are finite.
+    """
     return _all_finite(
         factors.user_factors, factors.item_factors, factors.user_biases, factors.item_biases
     )
@@ -432,7 +460,7 @@ def _record(history: History, report: EpochReport) -> None:
     }
     for column in HISTORY_COLUMNS:
         number = numbers[column]
-        history[column].append(math.nan if number is None else number)
+        history[column].append(math.nan if number is None else float(number))
 
 
 def _record_exact(history: History, measured: Loss) -> None:

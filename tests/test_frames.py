@@ -297,6 +297,7 @@ def test_too_large_for_float64_is_infinite():
         (pa, pa.array(["1", None]).dictionary_encode(), "has dtype dictionary"),
         (pa, pa.array([1, None], pa.timestamp("s")), r"has dtype timestamp\[s\]"),
         (pa, pa.array([b"1", None]), "has dtype binary"),
+        (pa, pa.RunEndEncodedArray.from_arrays([1, 2], [1.5, 2]), "has dtype run_end_encoded"),
         (pa, pa.array([[1], [2]]), "has dtype list"),
     ],
 )

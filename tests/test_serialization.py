@@ -1200,6 +1200,7 @@ RULES: list[tuple[str, Edit]] = [
     ("user_ids must be unique", set_value("user_ids.offsets", slice(None, -1), 0)),
     ("user_ids.offsets must be I64", set_tensor("user_ids.offsets", lambda a: a[:-1])),
     ("user_ids.offsets must rise", set_value("user_ids.offsets", 0, 1)),
+    ("user_ids.offsets must rise", set_value("user_ids.offsets", slice(0, 2), 1)),
     ("user_ids.offsets must rise", set_value("user_ids.offsets", 4, -(2**63))),
     ("user_ids.offsets must rise", set_value("user_ids.offsets", -1, 2**62)),
     ("user_ids.utf8 must be U8", set_tensor("user_ids.utf8", lambda a: a.astype("<i4"))),

@@ -28,7 +28,7 @@ def sgd_epoch(
     const index_t[::1] indices not None,        # in      (nnz,)
     const floating[::1] ratings not None,       # in      (nnz,)
     const int64_t[::1] row_order,               # in      (n_users,) rows to visit; None: 0, 1, ...
-    const int32_t[::1] entry_order,             # in      (nnz,) offsets inside rows; None: as stored
+    const int32_t[::1] entry_order,             # in      (nnz,) offsets in rows; None: as stored
     floating[:, ::1] user_factors not None,     # in/out  (n_users, n_factors)
     floating[:, ::1] item_factors not None,     # in/out  (n_items, n_factors)
     floating[::1] user_biases,                  # in/out  (n_users,); None: a model without biases
