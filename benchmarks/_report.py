@@ -14,15 +14,19 @@ from pathlib import Path
 Times = dict[str, list[float]]
 
 
-def parser(docstring: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that every benchmark has."""
+def parser(docstring: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark has; no `rounds`, no such option."""
     made = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--quick", action="store_true", help="small data: does it run at all?")
-    made.add_argument(
-        "--rounds", type=int, default=5, help="interleaved rounds behind a median (default 5)"
-    )
+    if rounds:
+        made.add_argument(
+            "--rounds",
+            type=int,
+            default=rounds,
+            help=f"interleaved rounds behind a median (default {rounds})",
+        )
     return made
 
 

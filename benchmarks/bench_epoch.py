@@ -82,7 +82,7 @@ def _epoch(fit: Callable[[int], float]) -> float:
 
 
 def _model(n_factors: int, dtype: str) -> cmf.MatrixFactorization:
-    settings = peers.SURPRISE_DEFAULTS | {"n_factors": n_factors}
+    settings: dict[str, Any] = peers.SURPRISE_DEFAULTS | {"n_factors": n_factors}
     return cmf.MatrixFactorization(
         **settings, dtype=dtype, shuffle=False, n_threads=1, random_state=0
     )

@@ -52,7 +52,7 @@ def trainset(ratings: csr_array) -> Any:
 
 
 def svd(n_factors: int, n_epochs: int) -> Any:
-    """Return an untrained SVD with the learning rate and the regularization that are its defaults."""
+    """Return an untrained SVD with its own learning rate and regularization."""
     from surprise import SVD
 
     return SVD(n_factors=n_factors, n_epochs=n_epochs, random_state=0)

@@ -54,20 +54,33 @@ class Problem:
 
 
 def movielens(name: Literal["100k", "1m"], dtype: str = "float32") -> Problem:
-    """Return the first of five folds: the official one of 100K, a random one of 1M.
+    """Return the first of `movielens_folds`."""
+    return movielens_folds(name, dtype)[0]
+
+
+def movielens_folds(name: Literal["100k", "1m"], dtype: str = "float32") -> list[Problem]:
+    """Return five folds: the official ones of 100K, random ones of 1M.
 
     Raises `cmf.DatasetNotFoundError` where there is no local copy.
     """
     data = cmf.datasets.fetch_movielens(name, download=False, dtype=dtype)
-    folds = KFold(5, random_state=SEED).split(data.ratings) if data.folds is None else data.folds
-    train, test = next(iter(folds))
-    return Problem(f"MovieLens {name.upper()}", train, test, low=1.0, high=5.0)
+    folds = data.folds or KFold(5, random_state=SEED).split(data.ratings)
+    return [
+        Problem(f"MovieLens {name.upper()}", train, test, low=1.0, high=5.0)
+        for train, test in folds
+    ]
 
 
 def generated(
-    n_users: int, n_items: int, n_ratings: int, *, noise: float = 0.8, dtype: str = "float32"
+    n_users: int,
+    n_items: int,
+    n_ratings: int,
+    *,
+    noise: float = 0.8,
+    scale: float = 1.0,
+    dtype: str = "float32",
 ) -> Problem:
-    """Return generated ratings, a fifth of which is held out."""
+    """Return generated ratings, a fifth held out; `scale` multiplies all but the noise."""
     n_test = n_ratings // 5
     data = cmf.datasets.make_ratings(
         n_users,
@@ -75,6 +88,9 @@ def generated(
         n_ratings - n_test,
         n_test=n_test,
         noise=noise,
+        mean=3.5 * scale,
+        bias_scale=0.4 * scale,
+        signal_scale=0.6 * scale,
         dtype=dtype,
         random_state=SEED,
     )

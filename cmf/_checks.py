@@ -8,7 +8,7 @@ names the argument, what was found and what is wanted. Inputs are never written 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,11 +21,14 @@ from cmf._typing import FloatArray, FrameKind, Ids, IndexArray, RatingsLike, Row
 __all__ = [
     "CheckedRatings",
     "align_ratings",
+    "check_array",
     "check_bias",
     "check_csr",
     "check_factors",
     "check_finite",
+    "check_no_overlap",
     "check_ratings",
+    "check_row_counts",
     "check_writable",
 ]
 
@@ -73,8 +76,9 @@ def check_ratings(
     """Turn anything that holds ratings into checked CSR arrays.
 
     Every stored entry of a sparse input is a rating, an explicit 0 included; in a dense array or a
-    wide data frame 0 and NaN mean "not rated". Arrays that already are what kernels need are used
-    as they are, not copied. Time and memory are linear in the number of ratings.
+    wide data frame 0 and NaN mean "not rated". So does 0 in SciPy's dense blocks (BSR) and
+    diagonals (DIA), where it fills gaps. Arrays that already are what kernels need are used as they
+    are, not copied. Time and memory are linear in the numbers of ratings and of users.
 
     Parameters
     ----------
@@ -148,11 +152,10 @@ def check_factors(
     user_factors: object,
     item_factors: object,
     *,
-    shape: tuple[int, int] | None = None,
     n_factors: int | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Check two factor matrices against each other and against what is known.
+    """Check two factor matrices, against each other and `n_factors` if that is given.
 
     They come back as they are if they are C-contiguous and of the wanted type, else as copies.
     Without `dtype` both must already share float32 or float64.
@@ -175,26 +178,47 @@ def check_factors(
         )
     if wanted < 1:
         raise ValueError(f"user_factors has shape {P.shape}: at least one factor is wanted")
-    if shape is not None and (P.shape[0], Q.shape[0]) != shape:
-        raise ValueError(
-            f"user_factors has {P.shape[0]} rows and item_factors {Q.shape[0]}, but ratings has "
-            f"shape {shape}: one row per user and one per item is wanted"
-            + _transposed(shape, (P.shape[0], Q.shape[0]))
-        )
     check_finite(P, "user_factors")
     check_finite(Q, "item_factors")
     return P, Q
+
+
+def check_row_counts(P: FloatArray, Q: FloatArray, shape: tuple[int, int]) -> None:
+    """Refuse checked factors that do not have a row for each user and each item of ratings."""
+    found = (P.shape[0], Q.shape[0])
+    if found != shape:
+        raise ValueError(
+            f"user_factors has {found[0]} rows and item_factors {found[1]}, but ratings has "
+            f"shape {shape}: one row per user and one per item is wanted"
+            + _transposed(shape, found)
+        )
+
+
+def check_no_overlap(P: FloatArray, Q: FloatArray, ratings: CheckedRatings) -> None:
+    """Refuse arrays to be written to that share memory with each other or with the ratings."""
+    # Were indices to change under a kernel after they were checked, it would write anywhere.
+    if np.shares_memory(P, Q):
+        raise ValueError("user_factors and item_factors overlap in memory: two arrays are wanted")
+    for array, name in ((P, "user_factors"), (Q, "item_factors")):
+        for read in (ratings.indptr, ratings.indices, ratings.values):
+            if np.shares_memory(array, read):
+                raise ValueError(f"{name} and ratings overlap in memory: two arrays are wanted")
 
 
 def check_bias(values: object, name: str, length: int, dtype: DTypeLike) -> FloatArray:
     """Check one vector of biases; None gives zeros."""
     if values is None:
         return np.zeros(length, dtype=dtype)
-    biases = _floating_array(values, name, 1, dtype)
-    if biases.shape[0] != length:
-        raise ValueError(f"{name} has shape {biases.shape}: ({length},) is wanted")
-    check_finite(biases, name)
-    return biases
+    return check_array(values, name, (length,), dtype)
+
+
+def check_array(values: object, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> FloatArray:
+    """Check one array of finite numbers whose shape is known."""
+    array = _floating_array(values, name, len(shape), dtype)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}: {shape} is wanted")
+    check_finite(array, name)
+    return array
 
 
 def check_writable(array: object, name: str) -> None:
@@ -251,7 +275,7 @@ def align_ratings(
     rows = np.arange(shape[0]) if user_rows is None else user_rows
     columns: IndexArray = ratings.indices if item_rows is None else item_rows[ratings.indices]
     indptr, indices, values = _from_triples(
-        np.repeat(rows, lengths), columns, ratings.values, shape
+        np.repeat(rows, lengths), columns, ratings.values, shape, name
     )
     return CheckedRatings(indptr, indices, values, shape)
 
@@ -261,10 +285,13 @@ def _is_identity(rows: Rows | None, size: int) -> bool:
 
 
 def _shape_message(found: tuple[int, int], wanted: tuple[int, int], name: str) -> str:
-    message = (
-        f"{name} has shape {found}, but the model has {wanted[0]} users and {wanted[1]} items"
-        + _transposed(found, wanted)
-    )
+    if found[0] == wanted[0]:  # as of new users, of whom the model has no number
+        message = f"{name} has shape {found}, but the model has {wanted[1]} items"
+    else:
+        message = (
+            f"{name} has shape {found}, but the model has {wanted[0]} users and {wanted[1]} items"
+            + _transposed(found, wanted)
+        )
     if found[1] != wanted[1]:
         # In scikit-learn's words as well, which its own checks look for.
         message += (
@@ -287,7 +314,6 @@ def _sparse_parts(
     """Return CSR arrays of any SciPy sparse container, in range; nothing is summed."""
     if matrix.ndim != 2:
         raise ValueError(f"{name} is {matrix.ndim}-D: a 2-D table, users by items, is wanted")
-    _check_value_type(matrix.dtype, name)
     shape = (int(matrix.shape[0]), int(matrix.shape[1]))
     if matrix.format == "csr":
         data = _stored(matrix.data, matrix.indices, name)
@@ -300,26 +326,82 @@ def _sparse_parts(
         )
         every_column = np.arange(shape[1], dtype=indices.dtype)
         columns: IndexArray = np.repeat(every_column, np.diff(indptr))  # type: ignore[assignment]
-        return *_from_triples(indices, columns, data[: indices.shape[0]], shape), shape
-    return *_from_triples(*_triples(matrix, name), shape), shape
+        return *_from_triples(indices, columns, data[: indices.shape[0]], shape, name), shape
+    return *_from_triples(*_triples(matrix, name), shape, name), shape
 
 
 def _triples(matrix: Any, name: str) -> tuple[IndexArray, IndexArray, NDArray[Any]]:
     """Return rows, columns and values of any other sparse container, checked to be in range."""
     try:
-        coo = matrix if matrix.format == "coo" else matrix.tocoo()
-    except (ValueError, IndexError, TypeError) as error:
+        if matrix.format == "dia":
+            found = _diagonals(matrix)
+        elif matrix.format == "bsr":
+            found = _blocks(matrix)
+        else:
+            if matrix.format == "lil":
+                _check_lists(matrix)
+            coo = matrix if matrix.format == "coo" else matrix.tocoo()
+            found = coo.row, coo.col, coo.data
+    except (ValueError, IndexError, TypeError, OverflowError, AttributeError) as error:
         raise ValueError(f"{name} is not a valid {matrix.format} matrix: {error}") from error
-    data = _stored(coo.data, coo.row, name)
-    rows = _check_range(coo.row, coo.shape[0], name, axis="row")
-    columns = _check_range(coo.col, coo.shape[1], name, axis="column")
+    data = _stored(found[2], found[0], name)
+    rows = _check_range(found[0], matrix.shape[0], name, axis="row")
+    columns = _check_range(found[1], matrix.shape[1], name, axis="column")
     if rows.shape != columns.shape:
         raise ValueError(f"{name} has {len(rows)} row and {len(columns)} column indices")
     return rows, columns, data
 
 
+_Triples: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]
+
+
+def _blocks(matrix: Any) -> _Triples:
+    """Return rows, columns and values of a BSR matrix; in blocks of several, zeros are gaps."""
+    table = np.asarray(matrix.data)
+    found = np.shape(matrix.indices)
+    if table.ndim != 3 or 0 in table.shape[1:] or found != table.shape[:1]:
+        raise ValueError(f"it has data of shape {table.shape} for indices of shape {found}")
+    _, height, width = table.shape
+    n_blocks = (matrix.shape[0] // height, matrix.shape[1] // width)
+    indptr, indices = _check_pattern(matrix.indptr, matrix.indices, n_blocks, "it", axis="column")
+    table = table[: indices.shape[0]]
+    block, row, column = np.nonzero(table if height * width > 1 else np.ones(table.shape, bool))
+    first_rows = np.repeat(np.arange(n_blocks[0]) * height, np.diff(indptr))
+    first_columns = indices.astype(np.int64) * width
+    return first_rows[block] + row, first_columns[block] + column, table[block, row, column]
+
+
+def _diagonals(matrix: Any) -> _Triples:
+    """Return rows, columns and values of a DIA matrix, which SciPy converts without looking."""
+    table, offsets = np.asarray(matrix.data), np.asarray(matrix.offsets)
+    if offsets.dtype.kind not in "iu" or table.ndim != 2 or offsets.shape != table.shape[:1]:
+        raise ValueError(
+            f"it has {offsets.dtype} offsets of shape {offsets.shape} for data of shape "
+            f"{table.shape}"
+        )
+    diagonals, columns = np.nonzero(table)
+    rows = columns - offsets.astype(np.int64)[diagonals]
+    inside = (rows >= 0) & (rows < matrix.shape[0]) & (columns < matrix.shape[1])
+    return rows[inside], columns[inside], table[diagonals, columns][inside]
+
+
+def _check_lists(matrix: Any) -> None:
+    """Refuse a LIL matrix whose rows have not as many values as indices: SciPy does not look."""
+    if not len(matrix.rows) == len(matrix.data) == matrix.shape[0]:
+        raise ValueError(
+            f"it has {len(matrix.rows)} lists of indices, {len(matrix.data)} of values"
+        )
+    for row, (indices, values) in enumerate(zip(matrix.rows, matrix.data, strict=True)):
+        if len(indices) != len(values):
+            raise ValueError(f"row {row} has {len(values)} values for {len(indices)} indices")
+
+
 def _from_triples(
-    rows: IndexArray, columns: IndexArray, data: NDArray[Any], shape: tuple[int, int]
+    rows: IndexArray,
+    columns: IndexArray,
+    data: NDArray[Any],
+    shape: tuple[int, int],
+    name: str,
 ) -> tuple[NDArray[np.int64], IndexArray, NDArray[Any]]:
     """Return CSR arrays of triples in range, entries of a row in the order of the triples."""
     # SciPy sums duplicates unless the matrix is said to have none; ours are to be found. Its
@@ -328,15 +410,20 @@ def _from_triples(
     positions: Any = np.arange(rows.shape[0], dtype=np.int32 if narrow else np.int64)
     coo: Any = sparse.coo_array((positions, (rows, columns)), shape=shape)
     coo.has_canonical_format = True
-    matrix = coo.tocsr()
-    return matrix.indptr.astype(np.int64), matrix.indices, data[matrix.data]
+    try:
+        matrix = coo.tocsr()
+    except (MemoryError, ValueError) as error:
+        raise MemoryError(f"{name} has shape {shape}: too many users for the memory") from error
+    return matrix.indptr.astype(np.int64, copy=False), matrix.indices, data[matrix.data]
 
 
 def _stored(data: Any, indices: Any, name: str) -> NDArray[Any]:
     values = np.asarray(data)
-    if values.ndim != 1 or values.shape[0] != np.shape(indices)[0]:
+    _check_value_type(values.dtype, name)
+    if values.ndim != 1 or np.shape(indices) != values.shape:
         raise ValueError(
-            f"{name} has {values.shape} stored values for {np.shape(indices)[0]} indices"
+            f"{name} has values of shape {values.shape} for indices of shape {np.shape(indices)}: "
+            "one each is wanted"
         )
     return values
 
@@ -363,10 +450,14 @@ def _check_pattern(
             f"{name}.indptr must not decrease, but goes from {starts[j]} to {starts[j + 1]} at "
             f"position {j + 1}"
         )
-    stored = int(np.shape(indices)[0]) if np.ndim(indices) == 1 else 0
-    if starts[-1] > stored:
-        raise ValueError(f"{name}.indptr ends at {starts[-1]}, but there are {stored} indices")
-    return starts, _check_range(np.asarray(indices)[: starts[-1]], shape[1], name, axis=axis)
+    stored = np.asarray(indices)
+    if stored.ndim != 1:
+        raise ValueError(f"{name}.indices must be 1-D, got {stored.ndim}-D")
+    if starts[-1] > stored.shape[0]:
+        raise ValueError(
+            f"{name}.indptr ends at {starts[-1]}, but there are {stored.shape[0]} indices"
+        )
+    return starts, _check_range(stored[: starts[-1]], shape[1], name, axis=axis)
 
 
 def _check_range(indices: Any, size: int, name: str, *, axis: str) -> IndexArray:
@@ -392,8 +483,8 @@ def _check_range(indices: Any, size: int, name: str, *, axis: str) -> IndexArray
 def _dense_table(ratings: Any, name: str) -> NDArray[Any]:
     """Return a 2-D array of real numbers; masked entries become NaN."""
     try:
-        table = np.ma.asanyarray(ratings) if np.ma.isMaskedArray(ratings) else np.asarray(ratings)
-    except ValueError as error:
+        table = ratings if np.ma.isMaskedArray(ratings) else np.asarray(ratings)
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{name} is not a table: rows of equal length are wanted ({error})"
         ) from error
@@ -456,8 +547,11 @@ def _refuse_empty(shape: tuple[int, int], nnz: int, name: str) -> None:
 def _check_no_duplicates(
     indptr: NDArray[np.int64], indices: IndexArray, shape: tuple[int, int], name: str
 ) -> None:
-    last_row = np.full(shape[1], -1, dtype=np.int64)
-    position = csr.first_duplicate(indptr, indices, last_row)
+    # The kernel needs a number for each item, which many items and few ratings are not worth.
+    if shape[1] > 2**16 and shape[1] // 8 > indices.shape[0]:
+        position = _first_duplicate(indptr, indices)
+    else:
+        position = csr.first_duplicate(indptr, indices, np.full(shape[1], -1, dtype=np.int64))
     if position >= 0:
         user = _row_of(indptr, position)
         raise ValueError(
@@ -466,15 +560,25 @@ def _check_no_duplicates(
         )
 
 
+def _first_duplicate(indptr: NDArray[np.int64], indices: IndexArray) -> int:
+    """Position of the first index that its own row holds already, by sorting; -1: none."""
+    rows = np.repeat(np.arange(indptr.shape[0] - 1), np.diff(indptr))
+    order = np.lexsort((indices, rows))
+    before, after = order[:-1], order[1:]
+    again = after[(rows[before] == rows[after]) & (indices[before] == indices[after])]
+    return int(again.min()) if again.size else -1
+
+
 def _check_values(checked: CheckedRatings, data: NDArray[Any], name: str) -> None:
     position = csr.first_nonfinite(checked.values)
     if position < 0:
         return
     where = f"{name}[{_row_of(checked.indptr, position)}, {checked.indices[position]}]"
     if np.isfinite(data[position]):
+        hint = ", or use dtype='float64'" if checked.values.dtype == np.float32 else ""
         raise ValueError(
-            f"{where} is {data[position]}, too large for {checked.values.dtype}: scale the "
-            "ratings, or use dtype='float64'"
+            f"{where} is {data[position]!s}, too large for {checked.values.dtype}: scale the "
+            f"ratings{hint}"
         )
     raise ValueError(
         f"{where} is {data[position]} (stored entry {position}): every rating must be a finite "
@@ -491,9 +595,11 @@ def _row_of(indptr: NDArray[np.int64], position: int) -> int:
 
 def _floating_array(values: object, name: str, ndim: int, dtype: DTypeLike | None) -> FloatArray:
     """Return an aligned, native, C-contiguous float array of `ndim` dimensions."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked values: numbers are wanted in their places")
     try:
         array = np.asarray(values)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name} is not an array: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} holds values of type {array.dtype}: real numbers are wanted")

@@ -512,7 +512,7 @@ def _all_integers(items: list[Any]) -> bool:
 
 def _is_many(ids: Any) -> bool:
     """Whether something holds ids rather than being one."""
-    if isinstance(ids, str | bytes | np.generic):
+    if isinstance(ids, str | bytes | np.generic | type):
         return False
     if isinstance(ids, np.ndarray):
         return ids.ndim > 0

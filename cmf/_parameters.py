@@ -20,9 +20,14 @@ INITS = ("normal", "scaled", "uniform")
 
 def check_int(value: object, name: str, *, minimum: int, maximum: int | None = None) -> int:
     """Return `value` as an int, or say what is wrong with it. bool is not an integer here."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
-    number = operator.index(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer, got {value!r} of type {type(value).__name__}"
+        ) from None
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     if maximum is not None and number > maximum:
@@ -35,7 +40,8 @@ def check_float(
 ) -> float:
     """Return `value` as a finite float that is at least (or above) `minimum`."""
     number_types = (int, float, np.integer, np.floating)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, number_types):
+    no_numbers = (bool, np.bool_, np.timedelta64)  # NumPy derives the last from its integers
+    if isinstance(value, no_numbers) or not isinstance(value, number_types):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     try:
         number = float(value)
@@ -77,7 +83,7 @@ def check_dtype(value: object) -> str:
     """Return ``"float32"`` or ``"float64"`` for anything NumPy reads as one of the two."""
     try:
         name = np.dtype(value).name  # type: ignore[call-overload]
-    except TypeError:
+    except Exception:  # NumPy reads a small language here, with errors of many types
         raise TypeError(f"dtype must be 'float32' or 'float64', got {value!r}") from None
     if value is None or name not in DTYPES:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {value!r}")
@@ -103,9 +109,9 @@ class Parameters:
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Parameters:
         """Check every value, in the order of the fields; other keys are not looked at."""
-        n_threads = values["n_threads"]
+        n_threads, verbose = values["n_threads"], values["verbose"]
         checked = cls(
-            n_factors=check_int(values["n_factors"], "n_factors", minimum=1),
+            n_factors=check_int(values["n_factors"], "n_factors", minimum=1, maximum=2**20),
             learning_rate=check_float(values["learning_rate"], "learning_rate", exclusive=True),
             regularization=check_float(values["regularization"], "regularization"),
             n_epochs=check_int(values["n_epochs"], "n_epochs", minimum=1),
@@ -117,9 +123,9 @@ class Parameters:
             n_threads=None
             if n_threads is None
             else check_int(n_threads, "n_threads", minimum=1, maximum=2**15),
-            verbose=check_int(values["verbose"], "verbose", minimum=0, maximum=2)
-            if not isinstance(values["verbose"], bool)
-            else int(values["verbose"]),
+            verbose=int(verbose)
+            if isinstance(verbose, (bool, np.bool_))
+            else check_int(verbose, "verbose", minimum=0, maximum=2),
         )
         if checked.init_scale == 0 and not checked.biases:
             raise ValueError(

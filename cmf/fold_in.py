@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmf._checks import CheckedRatings
+from cmf._checks import CheckedRatings, check_array, check_csr
 from cmf._state import Factors, SeenItems
 from cmf._typing import FloatArray, Ids
 
-__all__ = ["NewUsers", "fold_in", "halves"]
+__all__ = ["NewUsers", "fold_in", "halves", "with_users"]
 
 # Above this ratio of penalty to squared norm the normal equations lose at most about half of the
 # digits of float64, and they are several times faster than a singular value decomposition.
@@ -83,6 +84,11 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
     -------
     NewUsers
         In the dtype of the model; solved in float64.
+
+    Raises
+    ------
+    ValueError
+        If ratings are so large that factors would be infinite.
     """
     n_users, k = ratings.shape[0], factors.n_factors
     P = np.zeros((n_users, k), dtype=factors.dtype)
@@ -98,12 +104,46 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
         )
         if factors.biased:
             design = np.column_stack([design, np.ones(items.size)])
-        solution = _ridge(design, targets, regularization * items.size / 2)
-        P[u] = solution[:k]
-        if factors.biased:
-            b[u] = solution[k]
+        with np.errstate(over="ignore", invalid="ignore"):
+            solution = _ridge(design, targets, regularization * items.size / 2)
+            P[u] = solution[:k]
+            if factors.biased:
+                b[u] = solution[k]
+        if not (np.isfinite(P[u]).all() and np.isfinite(b[u])):
+            raise ValueError(
+                f"ratings are too large in row {u}: the factors that they give are not finite in "
+                f"{factors.dtype}"
+            )
     seen = SeenItems.of(ratings.indptr, ratings.indices, factors.n_items)
     return NewUsers(P, b, seen, ratings.user_ids)
+
+
+def with_users(factors: Factors, users: NewUsers) -> tuple[Factors, SeenItems]:
+    """Return the items of a model together with folded-in users, and what these have rated.
+
+    Parameters
+    ----------
+    factors : Factors
+        The model, which is not changed.
+    users : NewUsers
+        As `fold_in` has returned them. Anyone can make or change them, so they are checked.
+
+    Returns
+    -------
+    factors : Factors
+        With the new users in the place of the model's.
+    seen : SeenItems
+        Of the new users.
+    """
+    if not isinstance(getattr(users, "seen", None), SeenItems):
+        raise TypeError("users must be as fold_in has returned them, with what they have rated")
+    n_users = np.shape(users.factors)[:1]
+    P = check_array(users.factors, "users.factors", (*n_users, factors.n_factors), factors.dtype)
+    b = check_array(users.biases, "users.biases", n_users, factors.dtype)
+    pattern = check_csr(
+        users.seen.indptr, users.seen.indices, (P.shape[0], factors.n_items), "users.seen"
+    )
+    return replace(factors, user_factors=P, user_biases=b), SeenItems(*pattern)
 
 
 def halves(ratings: CheckedRatings) -> Iterator[tuple[CheckedRatings, CheckedRatings]]:

@@ -7,11 +7,12 @@ of one seed start at the same place.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cmf._checks import CheckedRatings, check_factors
+from cmf._checks import CheckedRatings, check_factors, check_row_counts
 from cmf._parameters import Parameters
 from cmf._state import Factors
 from cmf._typing import FloatArray
@@ -54,37 +55,59 @@ def initialize(
     """
     n_users, n_items = ratings.shape
     dtype = np.dtype(parameters.dtype)
+    P, Q = _allocate(ratings.shape, parameters.n_factors, dtype)
     rated_users = np.diff(ratings.indptr) > 0
     rated_items = np.zeros(n_items, dtype=bool)
     rated_items[ratings.indices] = True
-    P = _draw(rated_users, parameters, generator)
-    Q = _draw(rated_items, parameters, generator)
+    _draw(P, rated_users, parameters, generator)
+    _draw(Q, rated_items, parameters, generator)
     if user_factors is not None or item_factors is not None:
         P, Q = (
             array.copy()
             for array in check_factors(
                 P if user_factors is None else user_factors,
                 Q if item_factors is None else item_factors,
-                shape=ratings.shape,
                 n_factors=parameters.n_factors,
                 dtype=dtype,
             )
         )
+        check_row_counts(P, Q, ratings.shape)
+    with np.errstate(over="ignore"):  # an infinite mean is reported as divergence
+        mean = float(ratings.values.mean(dtype=np.float64)) if parameters.biases else 0.0
     return Factors(
         P,
         Q,
         np.zeros(n_users, dtype=dtype),
         np.zeros(n_items, dtype=dtype),
-        float(ratings.values.mean(dtype=np.float64)) if parameters.biases else 0.0,
+        mean,
         parameters.biases,
     )
 
 
+def _allocate(
+    shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any]
+) -> tuple[FloatArray, FloatArray]:
+    """Return uninitialized factors, or say how large they would be."""
+    try:
+        P, Q = (np.empty((n_rows, n_factors), dtype=dtype) for n_rows in shape)
+    except (MemoryError, ValueError) as error:
+        gigabytes = sum(shape) * n_factors * dtype.itemsize / 1e9
+        raise MemoryError(
+            f"ratings of shape {shape} with n_factors={n_factors} want {gigabytes:.3g} GB of "
+            "factors, which cannot be had. Rows and columns must be numbered without gaps: ids "
+            "of a database are no row numbers"
+        ) from error
+    return P, Q
+
+
 def _draw(
-    rated: NDArray[np.bool_], parameters: Parameters, generator: np.random.Generator
-) -> FloatArray:
+    factors: FloatArray,
+    rated: NDArray[np.bool_],
+    parameters: Parameters,
+    generator: np.random.Generator,
+) -> None:
+    """Fill factors with random numbers, and with zeros where nothing is rated."""
     n_factors = parameters.n_factors
-    factors = np.empty((rated.shape[0], n_factors), dtype=parameters.dtype)
     rows_at_once = max(1, BLOCK_SIZE // n_factors)
     for start in range(0, rated.shape[0], rows_at_once):
         block = factors[start : start + rows_at_once]
@@ -95,6 +118,6 @@ def _draw(
         scale = parameters.init_scale
         if parameters.init == "scaled":
             scale /= math.sqrt(n_factors)
-        block[...] = drawn * scale
+        with np.errstate(over="ignore"):  # and so is an infinite start
+            block[...] = drawn * scale
         block[~rated[start : start + rows_at_once]] = 0
-    return factors

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
-from cmf._checks import CheckedRatings, check_bias, check_factors, check_ratings
+from cmf._checks import CheckedRatings, check_bias, check_factors, check_ratings, check_row_counts
 from cmf._kernels.loss import sum_errors, sum_squares
 from cmf._parameters import check_float
 from cmf._state import Factors
@@ -120,7 +120,7 @@ def loss(
     """
     P, Q = check_factors(user_factors, item_factors)
     checked = check_ratings(ratings, dtype=P.dtype)
-    check_factors(P, Q, shape=checked.shape)
+    check_row_counts(P, Q, checked.shape)
     factors = Factors(
         P,
         Q,

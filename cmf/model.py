@@ -26,6 +26,9 @@ from cmf.training import Callback
 
 __all__ = ["MatrixFactorization"]
 
+# Lists for several ids are padded to n, and this much padding cannot be meant.
+MOST_PADDED = 2**16
+
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
@@ -66,7 +69,7 @@ class MatrixFactorization:
     Parameters
     ----------
     n_factors : int, default 64
-        Length of the factor rows.
+        Length of the factor rows, at most 2**20.
     learning_rate : float, default 0.005
         α. Settings in the form γ (e q - λ p), as in Surprise or the literature, convert by
         α = γ / 2.
@@ -390,10 +393,11 @@ class MatrixFactorization:
         -----
         Trains on a copy of the factors, so that other threads may go on reading.
         """
+        n_epochs = check_int(epochs, "epochs", minimum=1)
         if not self.__sklearn_is_fitted__():
             return self.fit(
                 ratings,
-                epochs=epochs,
+                epochs=n_epochs,
                 validation=validation,
                 callbacks=callbacks,
                 exact_loss=exact_loss,
@@ -420,7 +424,7 @@ class MatrixFactorization:
             start,
             checked,
             parameters,
-            epochs=epochs,
+            epochs=n_epochs,
             validation=validation,
             callbacks=callbacks,
             exact_loss=exact_loss,
@@ -636,9 +640,7 @@ class MatrixFactorization:
         """
         fitted = self._get_fitted()
         checked = _read_known(ratings, fitted, "ratings")
-        return losses.exact_loss(
-            checked, fitted.state.factors, fitted.parameters.regularization
-        )
+        return losses.exact_loss(checked, fitted.state.factors, fitted.parameters.regularization)
 
     # --- recommendations --------------------------------------------------------------------------
 
@@ -692,12 +694,11 @@ class MatrixFactorization:
                [-1, -1]])
         """
         fitted = self._get_fitted()
-        n_wanted = check_int(n, "n", minimum=1)
         leave_out_seen = check_bool(exclude_seen, "exclude_seen")
         policy = check_unknown(unknown)
         factors, seen, one_user = fitted.state.factors, fitted.state.seen, False
         if isinstance(users, NewUsers):
-            factors, seen = _with_users(factors, users), users.seen
+            factors, seen = fold_in.with_users(factors, users)
             user_rows = np.arange(factors.n_users, dtype=np.int64)
         elif users is None:
             user_rows = np.arange(factors.n_users, dtype=np.int64)
@@ -706,7 +707,7 @@ class MatrixFactorization:
         rows, scores = recommendation.top_items(
             factors,
             user_rows,
-            n_wanted,
+            _how_many(n, fitted.items, one_user),
             candidates=_candidates(fitted, items, exclude),
             seen=seen if leave_out_seen else None,
         )
@@ -897,7 +898,7 @@ class MatrixFactorization:
         beta = fitted.parameters.regularization
         for known, hidden in fold_in.halves(checked):
             newcomers = fold_in.fold_in(fitted.state.factors, known, beta)
-            factors = _with_users(fitted.state.factors, newcomers)
+            factors, _ = fold_in.with_users(fitted.state.factors, newcomers)
             if hidden.nnz:
                 squared += losses.exact_loss(hidden, factors, 0.0).sse
         return -math.sqrt(squared / checked.nnz)
@@ -954,7 +955,9 @@ class MatrixFactorization:
         OSError
             If it cannot be opened.
         """
-        state = serialization.load_state(path, mmap=mmap, verify=verify)
+        state = serialization.load_state(
+            path, mmap=check_bool(mmap, "mmap"), verify=check_bool(verify, "verify")
+        )
         model = cls(**state.parameters)
         try:
             draw_seed(model.random_state)
@@ -973,8 +976,8 @@ def _read_known(ratings: RatingsLike, fitted: _Fitted, name: str) -> CheckedRati
     checked = check_ratings(ratings, dtype=factors.dtype, name=name)
     return align_ratings(
         checked,
-        None if checked.user_ids is None else fitted.users.lookup(checked.user_ids)[0],
-        None if checked.item_ids is None else fitted.items.lookup(checked.item_ids)[0],
+        _rows_of(checked.user_ids, fitted.users, name),
+        _rows_of(checked.item_ids, fitted.items, name),
         (factors.n_users, factors.n_items),
         name,
     )
@@ -987,11 +990,24 @@ def _read_new_users(ratings: RatingsLike, fitted: _Fitted) -> CheckedRatings:
     aligned = align_ratings(
         checked,
         None,
-        None if checked.item_ids is None else fitted.items.lookup(checked.item_ids)[0],
+        _rows_of(checked.item_ids, fitted.items, "ratings"),
         (checked.shape[0], factors.n_items),
         "ratings",
     )
     return replace(aligned, user_ids=checked.user_ids)
+
+
+def _rows_of(labels: Ids | None, lookup: RowLookup, name: str) -> Rows | None:
+    """Return the model's rows of the labels of a data frame."""
+    if labels is None:
+        return None
+    try:
+        return lookup.lookup(labels)[0]
+    except TypeError as error:
+        raise TypeError(
+            f"the labels of {name} are of another kind than the model's, which has its own only "
+            f"if it was fitted on a labelled data frame: {error}"
+        ) from error
 
 
 def _refuse_changes(parameters: Parameters, factors: Factors) -> None:
@@ -1012,35 +1028,36 @@ def _rows_or_all(ids: Any, lookup: RowLookup) -> Rows:
     return np.arange(len(lookup), dtype=np.int64) if ids is None else lookup.lookup(ids)[0]
 
 
-def _with_users(factors: Factors, users: NewUsers) -> Factors:
-    """Return the model's items together with other users."""
-    if users.factors.shape[1] != factors.n_factors:
-        raise ValueError(
-            f"users were folded into a model of {users.factors.shape[1]} factors, this one has "
-            f"{factors.n_factors}"
-        )
-    return replace(
-        factors,
-        user_factors=users.factors.astype(factors.dtype, copy=False),
-        user_biases=users.biases.astype(factors.dtype, copy=False),
-    )
-
-
 def _candidates(fitted: _Fitted, items: Any, exclude: Any) -> Rows:
     """Return the item rows to choose from, ascending."""
-    rows = np.unique(_rows_or_all(items, fitted.items))
+    rows = _rows_or_all(items, fitted.items)
+    if items is not None:
+        rows = np.unique(rows)
     if exclude is not None:
-        rows = np.setdiff1d(rows, fitted.items.lookup(exclude)[0], assume_unique=False)
+        rows = rows[~np.isin(rows, fitted.items.lookup(exclude)[0])]
     return rows
 
 
 def _most_similar(
     factors: FloatArray, lookup: RowLookup, ids: Any, n: int
 ) -> tuple[Ids, FloatArray]:
-    n_wanted = check_int(n, "n", minimum=1)
     rows, one = lookup.lookup(ids)
-    found, cosines = recommendation.similar(factors, rows, n_wanted)
+    found, cosines = recommendation.similar(factors, rows, _how_many(n, lookup, one))
     return _answer(lookup, found, cosines, one)
+
+
+def _how_many(n: object, lookup: RowLookup, one: bool) -> int:
+    """Return the length of lists out of all ids: `n`, if it is not absurd."""
+    wanted = check_int(n, "n", minimum=1)
+    if one:
+        return min(wanted, len(lookup))
+    most = max(len(lookup), MOST_PADDED)
+    if wanted > most:
+        raise ValueError(
+            f"n must be at most {most} for several ids, got {wanted}: there are {len(lookup)} to "
+            "choose from, and all else would be padding"
+        )
+    return wanted
 
 
 def _answer(lookup: RowLookup, rows: Rows, scores: FloatArray, one: bool) -> tuple[Ids, FloatArray]:

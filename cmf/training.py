@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmf._checks import CheckedRatings, check_factors, check_ratings, check_writable
+from cmf._checks import (
+    CheckedRatings,
+    check_factors,
+    check_no_overlap,
+    check_ratings,
+    check_row_counts,
+    check_writable,
+)
 from cmf._kernels import csr
 from cmf._kernels.sgd import sgd_epoch as epoch_kernel
 from cmf._parameters import Parameters, check_float
@@ -114,7 +121,7 @@ def sgd_epoch(
     user_factors : ndarray of shape (n_users, n_factors), float32 or float64, C-contiguous
         Changed in place.
     item_factors : ndarray of shape (n_items, n_factors), same dtype, C-contiguous
-        Changed in place; must not overlap `user_factors`.
+        Changed in place; must overlap neither `user_factors` nor the ratings.
     learning_rate : float
         α, greater than 0.
     regularization : float
@@ -150,18 +157,17 @@ def sgd_epoch(
     >>> P, Q = np.array([[2.0]]), np.array([[3.0]])
     >>> cmf.sgd_epoch([[10.0]], P, Q, learning_rate=0.1, regularization=0.5)
     16.0
-    >>> round(P[0, 0], 6), round(Q[0, 0], 6)   # 2 + .1 (2·4·3 - .5·2),  3 + .1 (2·4·4.3 - .5·3)
-    (4.3, 6.29)
+    >>> P.round(6), Q.round(6)     # 2 + .1 (2·4·3 - .5·2),  3 + .1 (2·4·4.3 - .5·3)
+    (array([[4.3]]), array([[6.29]]))
     """
     alpha = check_float(learning_rate, "learning_rate", exclusive=True)
     beta = check_float(regularization, "regularization")
     check_writable(user_factors, "user_factors")
     check_writable(item_factors, "item_factors")
-    if np.shares_memory(user_factors, item_factors):
-        raise ValueError("user_factors and item_factors overlap in memory: two arrays are wanted")
     P, Q = check_factors(user_factors, item_factors)
     checked = check_ratings(ratings, dtype=P.dtype, allow_empty=True)
-    check_factors(P, Q, shape=checked.shape)
+    check_row_counts(P, Q, checked.shape)
+    check_no_overlap(P, Q, checked)
     total = 0.0
     for first, last in _calls(checked.indptr, None, P.shape[1]):
         total += epoch_kernel(
@@ -497,7 +503,10 @@ class _Progress:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         elif self.bar is not None:
-            numbers = {"loss": f"{report.running_total:.4f}"}
+            numbers = {
+                "loss": f"{report.running_total:.4f}",
+                "mse": f"{report.running_mse:.4f}",
+            }
             if report.validation_rmse is not None:
                 numbers["validation_rmse"] = f"{report.validation_rmse:.4f}"
             self.bar.set_postfix(numbers, refresh=False)

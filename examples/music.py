@@ -69,7 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the random starts")
     parser.add_argument(
-        "--scale-to", type=float, default=5.0, help="stretch the ratings to the range from 0 to this"
+        "--scale-to",
+        type=float,
+        default=5.0,
+        help="stretch the ratings to the range from 0 to this",
     )
     arguments = parser.parse_args()
 

@@ -31,6 +31,7 @@ def sgd_epoch(
 ):
     """Visit the rows at positions first to last - 1 in place; return the running sum."""
     P, Q, b, c = user_factors, item_factors, user_biases, item_biases
+    mean = 0.0 if b is None else global_mean  # a model without biases has no mean
     alpha, beta = learning_rate, regularization
     squared_errors = []
     for s in range(first, last):
@@ -39,7 +40,7 @@ def sgd_epoch(
         for j in range(start, stop):
             entry = j if entry_order is None else start + int(entry_order[j])
             i = int(indices[entry])
-            error = float(ratings[entry]) - prediction(u, i, P, Q, b, c, global_mean)
+            error = float(ratings[entry]) - prediction(u, i, P, Q, b, c, mean)
             squared_errors.append(error * error)
             P[u], Q[i] = step(P[u].tolist(), Q[i].tolist(), error, alpha, beta)
             if b is not None:

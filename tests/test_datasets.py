@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from cmf import datasets
+from cmf import _movielens, datasets
 from cmf.datasets import fetch_movielens, load_music, load_sample, make_ratings
 from cmf.exceptions import DatasetNotFoundError
 
@@ -465,8 +465,8 @@ def archive(folder, files):
 def serve(monkeypatch, name, content, *, checksum=None):
     """Answer the publisher's address with `content`, which is what is expected unless said."""
     checksum = checksum or hashlib.sha256(content).hexdigest()
-    source = dataclasses.replace(datasets._SOURCES[name], sha256=checksum)
-    monkeypatch.setitem(datasets._SOURCES, name, source)
+    source = dataclasses.replace(_movielens._SOURCES[name], sha256=checksum)
+    monkeypatch.setitem(_movielens._SOURCES, name, source)
     opened = []
 
     def urlopen(request, timeout):
@@ -514,16 +514,16 @@ def test_wrong_checksum_unpacks_nothing(monkeypatch, cache):
 
 
 def test_known_checksums_are_those_of_the_publisher():
-    assert {name: source.sha256[:8] for name, source in datasets._SOURCES.items()} == {
+    assert {name: source.sha256[:8] for name, source in _movielens._SOURCES.items()} == {
         "100k": "50d2a982",
         "1m": "a6898adb",
     }
-    assert all(len(source.sha256) == 64 for source in datasets._SOURCES.values())
+    assert all(len(source.sha256) == 64 for source in _movielens._SOURCES.values())
 
 
 def test_endless_archive_is_given_up(monkeypatch, cache):
     serve(monkeypatch, "1m", bytes(300_000))
-    monkeypatch.setattr(datasets, "_LARGEST_ARCHIVE", 100_000)
+    monkeypatch.setattr(_movielens, "_LARGEST_ARCHIVE", 100_000)
     with pytest.raises(DatasetNotFoundError, match="archive is larger than 100000 bytes"):
         fetch_movielens("1m", progress=False)
     assert list(cache.iterdir()) == []
@@ -561,7 +561,7 @@ def test_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert datasets._cache_folder() == tmp_path / ".cache" / "cmf"
+    assert _movielens._cache_folder() == tmp_path / ".cache" / "cmf"
 
 
 def test_no_home_folder_is_explained(monkeypatch):
