@@ -545,7 +545,7 @@ def _to_list(ids: Any) -> list[Any]:
     # NumPy's own conversion would make plain integers of nanoseconds.
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "mM":
         return list(ids)
-    for method in ("to_pylist", "to_list", "tolist"):
+    for method in ("to_pylist", "tolist", "to_list"):
         if hasattr(ids, method):
             return list(getattr(ids, method)())
     return list(ids)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from cmf._checks import CheckedRatings, check_bias, check_factors, check_ratings, check_row_counts
 from cmf._kernels.loss import sum_errors, sum_squares
 from cmf._parameters import check_float
+from cmf._ranges import row_ranges
 from cmf._state import Factors
 from cmf._typing import RatingsLike
 
@@ -199,15 +200,20 @@ def regularization_term(factors: Factors, regularization: float) -> float:
 
 
 def _sums(ratings: CheckedRatings, factors: Factors) -> tuple[float, float]:
-    return sum_errors(
-        ratings.indptr,
-        ratings.indices,
-        ratings.values,
-        factors.user_factors,
-        factors.item_factors,
-        factors.user_biases,
-        factors.item_biases,
-        0,
-        ratings.shape[0],
-        factors.global_mean,
-    )
+    squared = absolute = 0.0
+    for first, last in row_ranges(ratings.indptr, factors.n_factors):
+        sums = sum_errors(
+            ratings.indptr,
+            ratings.indices,
+            ratings.values,
+            factors.user_factors,
+            factors.item_factors,
+            factors.user_biases,
+            factors.item_biases,
+            first,
+            last,
+            factors.global_mean,
+        )
+        squared += sums[0]
+        absolute += sums[1]
+    return squared, absolute

@@ -70,10 +70,10 @@ class MatrixFactorization:
     ----------
     n_factors : int, default 64
         Length of the factor rows, at most 2**20.
-    learning_rate : float, default 0.005
+    learning_rate : float, default 0.007
         α. Settings in the form γ (e q - λ p), as in Surprise or the literature, convert by
         α = γ / 2.
-    regularization : float, default 0.1
+    regularization : float, default 0.15
         β, applied at every rating's step. β = 2 λ converts from the same form.
     n_epochs : int, default 30
         Passes over all ratings.
@@ -159,8 +159,8 @@ class MatrixFactorization:
         self,
         n_factors: int = 64,
         *,
-        learning_rate: float = 0.005,
-        regularization: float = 0.1,
+        learning_rate: float = 0.007,
+        regularization: float = 0.15,
         n_epochs: int = 30,
         biases: bool = True,
         shuffle: bool = True,
@@ -305,7 +305,8 @@ class MatrixFactorization:
         DivergenceError
             If training diverged. The model is what it was before the call.
         KeyboardInterrupt
-            On Ctrl-C, after the model has taken over the factors reached so far.
+            On Ctrl-C, after the model has taken over the factors reached so far; the history ends
+            with the last epoch that was finished.
 
         Notes
         -----

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from cmf._checks import (
 from cmf._kernels import csr
 from cmf._kernels.sgd import sgd_epoch as epoch_kernel
 from cmf._parameters import Parameters, check_float
+from cmf._ranges import row_ranges
 from cmf._state import HISTORY_COLUMNS, Factors
 from cmf._typing import FloatArray, RatingsLike
 from cmf.exceptions import DivergenceError
@@ -41,10 +42,6 @@ __all__ = [
 
 logger = logging.getLogger("cmf")
 logger.addHandler(logging.NullHandler())
-
-# One kernel call visits at most about this many factors, some tens of milliseconds, so that
-# Ctrl-C, which Python looks at between calls, is answered soon.
-FACTORS_PER_CALL = 2**26
 
 History = dict[str, list[float]]
 
@@ -169,7 +166,7 @@ def sgd_epoch(
     check_row_counts(P, Q, checked.shape)
     check_no_overlap(P, Q, checked)
     total = 0.0
-    for first, last in _calls(checked.indptr, None, P.shape[1]):
+    for first, last in row_ranges(checked.indptr, P.shape[1]):
         total += epoch_kernel(
             checked.indptr,
             checked.indices,
@@ -337,7 +334,7 @@ def _run_epoch(
     """Visit every rating once and return the running sum of squared errors."""
     row_order, entry_order = (None, None) if visits is None else visits.draw(epoch)
     total = 0.0
-    for first, last in _calls(ratings.indptr, row_order, factors.n_factors):
+    for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
         total += epoch_kernel(
             ratings.indptr,
             ratings.indices,
@@ -355,23 +352,6 @@ def _run_epoch(
             parameters.regularization,
         )
     return total
-
-
-def _calls(
-    indptr: NDArray[np.int64], row_order: NDArray[np.int64] | None, n_factors: int
-) -> Iterator[tuple[int, int]]:
-    """Cut the rows of an epoch into kernel calls of bounded length."""
-    n_rows = indptr.shape[0] - 1
-    budget = max(1, FACTORS_PER_CALL // n_factors)
-    if indptr[-1] <= budget:
-        yield 0, n_rows
-        return
-    ends = indptr[1:] if row_order is None else np.cumsum(np.diff(indptr)[row_order])
-    first = done = 0
-    while first < n_rows:
-        last = max(first + 1, int(np.searchsorted(ends, done + budget, side="right")))
-        yield first, last
-        first, done = last, int(ends[last - 1])
 
 
 def _refuse_divergence(

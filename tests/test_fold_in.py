@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -277,9 +278,11 @@ def test_score_predicts_every_second_rating_from_the_others(model):
             count += len(hidden)
     assert count == np.count_nonzero(NEW)
     assert model.score(NEW) == pytest.approx(-np.sqrt(squared / count), rel=1e-12)
-    unsorted = sparse.csr_array(NEW)
-    unsorted.indices[:] = np.concatenate([np.flatnonzero(row)[::-1] for row in NEW])
-    unsorted.data[:] = np.concatenate([row[np.flatnonzero(row)[::-1]] for row in NEW])
+    unsorted, rng = sparse.csr_array(NEW), np.random.default_rng(0)
+    for start, stop in itertools.pairwise(unsorted.indptr):
+        order = start + rng.permutation(stop - start)
+        unsorted.indices[start:stop] = unsorted.indices[order]
+        unsorted.data[start:stop] = unsorted.data[order]
     unsorted.has_sorted_indices = False
     assert model.score(unsorted) == pytest.approx(model.score(NEW), rel=1e-12)
 

@@ -24,7 +24,7 @@ ACCEPTED = {"EX01", "SA01", "SA04", "ES01", "GL01", "RT02", "RT03", "PR08", "PR0
 # A file imports only from floors below its own.
 FLOORS = [
     {"_kernels", "exceptions", "_typing"},
-    {"_state", "_random", "_ids", "_parameters", "_cells"},
+    {"_state", "_random", "_ids", "_parameters", "_cells", "_ranges"},
     {"_frames", "_movielens"},
     {"_checks"},
     {

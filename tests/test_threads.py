@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+import timeit
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import cmf
+from cmf import _ranges
 
 
 def ratings_of(n_users=200, n_items=80, seed=0):
@@ -51,7 +53,7 @@ def test_readers_see_the_old_state_or_the_new_one():
     with ThreadPoolExecutor(len(calls)) as pool:
         readers = [pool.submit(read, k) for k in range(len(calls))]
         try:
-            for _ in range(15):
+            for _ in range(8):
                 model.partial_fit(ratings, epochs=3)
                 for k, call in enumerate(calls):
                     answers[k].append(call())
@@ -59,7 +61,7 @@ def test_readers_see_the_old_state_or_the_new_one():
             done.set()
         for reader in readers:
             reader.result()
-    assert len(set(answers[0])) == 16
+    assert len(set(answers[0])) == 9
     for k in range(len(calls)):
         assert seen[k] <= set(answers[k])
     assert max(map(len, seen)) > 1  # some reader did see it change
@@ -119,35 +121,39 @@ def largest_gap(work):
     return max(np.diff(ticks)), seconds
 
 
-def test_other_threads_run_on_during_training():
-    rng = np.random.default_rng(0)
-    ratings = rng.integers(1, 6, (600, 500)).astype(np.float32)
-    model = cmf.MatrixFactorization(
-        1024, learning_rate=1e-4, init_scale=0.01, n_epochs=6, random_state=0
-    )
-    # Were the GIL held, the pause would be a whole call of the kernel, some 30 ms at least, or a
-    # whole epoch. A busy machine may well stop a thread that long, hence the best of three tries.
+def assert_runs_beside_others(work, longest_call):
+    """Assert that another thread does not wait for `longest_call` seconds of compiled code."""
+    # A busy machine may well stop a thread for long, hence the best of three tries.
     gaps = []
     for _ in range(3):
-        gap, seconds = largest_gap(lambda: model.fit(ratings))
-        assert seconds > 0.3
+        gap, seconds = largest_gap(work)
+        assert seconds > longest_call / 2
         gaps.append(gap)
-        if gap < 0.05:
-            break
-    assert min(gaps) < 0.05, f"the longest pauses of another thread were {gaps} s"
+        if gap < longest_call / 2:
+            return
+    pytest.fail(f"another thread paused {gaps} s beside compiled calls of {longest_call} s")
 
 
-@pytest.mark.parametrize("call", ["reconstruct", "loss", "recommend"])
-def test_other_threads_run_on_during_long_answers(call):
+def test_other_threads_run_on_during_training(monkeypatch):
+    monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 2**60)  # a whole epoch is one call
+    ratings = np.random.default_rng(0).integers(1, 6, (600, 500)).astype(np.float32)
+    model = cmf.MatrixFactorization(
+        1024, learning_rate=1e-4, init_scale=0.01, n_epochs=3, random_state=0
+    ).fit(ratings)
+    assert_runs_beside_others(lambda: model.fit(ratings), min(model.history_["seconds"]))
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "loss"])
+def test_other_threads_run_on_during_long_answers(method):
     ratings = np.random.default_rng(0).integers(1, 6, (1500, 1200)).astype(np.float32)
     model = cmf.MatrixFactorization(256, n_epochs=1, init_scale=0.01, random_state=0).fit(ratings)
-    arguments = {"reconstruct": (), "loss": (ratings,), "recommend": ()}[call]
-    gaps = []
-    for _ in range(3):
-        gaps.append(largest_gap(lambda: getattr(model, call)(*arguments))[0])
-        if gaps[-1] < 0.1:
-            break
-    assert min(gaps) < 0.1, f"the longest pauses of another thread were {gaps} s"
+    arguments = (ratings,) if method == "loss" else ()
+
+    def answer():
+        getattr(model, method)(*arguments)
+
+    # One call into compiled code is nearly all there is to it.
+    assert_runs_beside_others(answer, timeit.timeit(answer, number=1))
 
 
 def test_no_thread_is_left_after_training_and_serving():

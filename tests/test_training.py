@@ -18,7 +18,7 @@ import reference
 from scipy import sparse
 
 import cmf
-from cmf import training
+from cmf import _ranges, training
 from cmf._checks import check_ratings
 from cmf._state import HISTORY_COLUMNS
 
@@ -411,7 +411,7 @@ def test_parameters_that_may_change_take_effect_on_continued_training():
     other.partial_fit(ratings)
     model.partial_fit(ratings)
     assert not same_bits(model, other)
-    assert other.history_["learning_rate"] == [0.005] * 3 + [0.5e-3]
+    assert other.history_["learning_rate"] == [0.007] * 3 + [0.5e-3]
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_cutting_an_epoch_into_calls_changes_no_bit(shuffle, monkeypatch):
 
     monkeypatch.setattr(training, "epoch_kernel", counted)
     for budget in (1, 3 * 40, 3 * 500):
-        monkeypatch.setattr(training, "FACTORS_PER_CALL", budget)
+        monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", budget)
         calls.clear()
         cut = cmf.MatrixFactorization(**make).fit(ratings, epochs=3)
         assert same_bits(cut, whole)
@@ -555,6 +555,26 @@ def test_different_seeds_differ():
     models = [fit_with(make()) for make in [*REPEATING.values(), *ADVANCING.values()]]
     # 7 and numpy's 7 are one seed, and so are the list and the array.
     assert len({model.user_factors_.tobytes() for model in models}) == len(models) - 2
+
+
+def test_seed_decides_the_start_and_the_order_of_visits():
+    ratings = random_ratings()
+    starts = [
+        cmf.MatrixFactorization(2, learning_rate=1e-300, shuffle=shuffle, random_state=seed)
+        .fit(ratings)
+        .item_factors_
+        for seed in (0, 1)
+        for shuffle in (True, False)
+    ]
+    np.testing.assert_array_equal(starts[0], starts[1])
+    np.testing.assert_array_equal(starts[2], starts[3])
+    assert (starts[0] != starts[2]).all()
+    given = {"user_factors": np.ones((12, 2)), "item_factors": np.ones((9, 2))}
+    orders = [
+        cmf.MatrixFactorization(2, n_epochs=1, random_state=seed).fit(ratings, **given)
+        for seed in (0, 1)
+    ]
+    assert not same_bits(*orders)
 
 
 def test_state_of_numpy_is_not_touched():
@@ -637,7 +657,7 @@ def test_interrupt_inside_an_epoch_keeps_finite_factors(monkeypatch):
             raise KeyboardInterrupt
         return kernel(*arguments)
 
-    monkeypatch.setattr(training, "FACTORS_PER_CALL", 1)
+    monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 1)
     monkeypatch.setattr(training, "epoch_kernel", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(ratings)

@@ -1,0 +1,35 @@
+"""How much one kernel call does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["row_ranges"]
+
+# One call visits about this many factors at most, some tens of milliseconds, so that Ctrl-C, which
+# Python looks at between calls, is answered soon.
+FACTORS_PER_CALL = 2**26
+
+
+def row_ranges(
+    indptr: NDArray[np.int64], n_factors: int, row_order: NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Cut the rows of a CSR matrix into kernel calls of bounded length.
+
+    Yields first and last + 1 of the positions in `row_order`, or of the rows themselves. A row is
+    never cut, however long.
+    """
+    n_rows = indptr.shape[0] - 1
+    budget = max(1, FACTORS_PER_CALL // n_factors)
+    if indptr[-1] <= budget:
+        yield 0, n_rows
+        return
+    ends = indptr[1:] if row_order is None else np.cumsum(np.diff(indptr)[row_order])
+    first = done = 0
+    while first < n_rows:
+        last = max(first + 1, int(np.searchsorted(ends, done + budget, side="right")))
+        yield first, last
+        first, done = last, int(ends[last - 1])
