@@ -123,7 +123,15 @@ def generated(n_ratings: int, seed: int, output: Path) -> None:
         random_state=seed,
     )
     print(f"=== {n_ratings:,} generated ratings {data.ratings.shape} ===\n")
-    model = train(data.ratings, data.test, seed, n_factors=16, regularization=0.05, n_epochs=20)
+    model = train(
+        data.ratings,
+        data.test,
+        seed,
+        n_factors=16,
+        learning_rate=0.005,
+        regularization=0.05,
+        n_epochs=20,
+    )
     biases_only = compare(model, data.ratings, data.test, noise_floor=data.best_rmse)
 
     user = 0

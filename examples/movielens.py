@@ -30,6 +30,7 @@ def new_model(arguments: argparse.Namespace) -> cmf.MatrixFactorization:
     """Return the model that all parts of this example train."""
     return cmf.MatrixFactorization(
         n_factors=64,
+        learning_rate=0.005,
         regularization=0.2,
         n_epochs=arguments.epochs,
         random_state=arguments.seed,
