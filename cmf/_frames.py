@@ -159,7 +159,8 @@ def read_wide(frame: Any, name: str = "ratings") -> WideFrame:
     TypeError
         If a column holds something else than real numbers, or if narwhals does not know `frame`.
     ValueError
-        If labels are null, occur twice or have several levels, or if a column is complex.
+        If labels are null, occur twice or have several levels, if a column is complex, or if the
+        columns are called user, item and rating.
 
     Notes
     -----
@@ -178,6 +179,8 @@ def read_wide(frame: Any, name: str = "ratings") -> WideFrame:
     (array(['ann', 'bob'], dtype=object), array(['x', 'y'], dtype=object), 'pandas')
     """
     native, kind = _unwrap(frame)
+    names = native.column_names if kind == "pyarrow" else native.columns
+    _refuse_long_table(names, name)
     if kind == "pandas":
         return _read_pandas(native, name)
     return _read_columns(native, kind, name)
@@ -286,6 +289,21 @@ def _read_columns(frame: Any, kind: FrameKind, name: str) -> WideFrame:
     return WideFrame(values, user_ids, item_ids, kind)
 
 
+def _refuse_long_table(columns: Iterable[Any], name: str) -> None:
+    """Refuse a table of triples, which would pass for one of very few items if ids are numbers."""
+    words = {"".join(filter(str.isalpha, str(column).lower())) for column in columns}
+    if (
+        words & {"user", "users", "userid"}
+        and words & {"item", "items", "itemid", "movie", "movieid", "product", "productid"}
+        and words & {"rating", "ratings", "score", "value"}
+    ):
+        raise ValueError(
+            f"{name} looks like a long table, with a row for each rating: a wide one is wanted, "
+            "with a row for each user and a column for each item, or a sparse matrix. In pandas: "
+            "frame.pivot(index=user, columns=item, values=rating)"
+        )
+
+
 def _index_labels(index: Any, what: str) -> Ids:
     """Labels of a pandas index."""
     if index.nlevels > 1:
@@ -374,20 +392,32 @@ def _write_pandas(values: FloatArray, user_ids: Ids | None, item_ids: Ids) -> An
 
 def _write_columns(values: FloatArray, user_ids: Ids | None, item_ids: Ids, kind: FrameKind) -> Any:
     """Make a frame without an index."""
-    import narwhals.stable.v2 as nw
-
     names = [str(item_id) for item_id in item_ids]
     check_unique(np.array(names, dtype=object), "item ids, as names of columns,")
-    data: dict[str, Any] = {}
+    data = {name: values[:, place] for place, name in enumerate(names)}
     if user_ids is not None:
         users = _USER_COLUMN
         while users in names:
             users += "_"
-        is_integer = user_ids.dtype == np.int64
-        labels = user_ids.tolist() if is_integer else [str(user_id) for user_id in user_ids]
-        data[users] = nw.new_series(
-            users, labels, nw.Int64 if is_integer else nw.String, backend=kind
-        )
-    for place, name in enumerate(names):
-        data[name] = nw.new_series(name, values[:, place], backend=kind)
-    return nw.from_dict(data, backend=kind).to_native()
+        data = {users: _label_column(user_ids, kind), **data}
+    if kind == "polars":
+        import polars as pl
+
+        return pl.DataFrame(data)
+    import pyarrow as pa
+
+    return pa.table(data)
+
+
+def _label_column(labels: Ids, kind: FrameKind) -> Any:
+    """Return labels as int64, or else as strings, of which there may be none."""
+    if labels.dtype == np.int64:
+        return labels
+    strings = [str(label) for label in labels]
+    if kind == "polars":
+        import polars as pl
+
+        return pl.Series(strings, dtype=pl.String)
+    import pyarrow as pa
+
+    return pa.array(strings, pa.string())

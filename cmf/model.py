@@ -129,7 +129,8 @@ class MatrixFactorization:
     Notes
     -----
     A rating is every *stored* entry of a sparse input, an explicit 0 included. In a dense array or
-    a wide data frame 0 and NaN mean "not rated".
+    a wide data frame 0 and NaN mean "not rated", and so does 0 in SciPy's blocks (BSR) and
+    diagonals (DIA), where it fills gaps.
 
     Reading methods (`predict`, `recommend`, ...) may be called from many threads at once, also
     while another thread trains: training builds new factors and puts them in place at its end.
@@ -275,9 +276,10 @@ class MatrixFactorization:
         Parameters
         ----------
         ratings : sparse array or matrix, 2-D array-like or wide data frame, (n_users, n_items)
-            Users as rows, items as columns. CSR is read in place; anything else is converted. A
-            data frame gives the model its labels: the index (pandas) or a first column of strings
-            (polars, pyarrow) for users, the column names for items.
+            Users as rows, items as columns. CSR is read in place, and must not be changed
+            meanwhile; anything else is converted. A data frame gives the model its labels: the
+            index (pandas) or a first column of strings (polars, pyarrow) for users, the column
+            names for items.
         y : object
             Not used; there for scikit-learn.
         epochs : int, optional
@@ -304,6 +306,8 @@ class MatrixFactorization:
             If a parameter or an input is not what it must be; nothing has changed then.
         DivergenceError
             If training diverged. The model is what it was before the call.
+        MemoryError
+            If the factors are larger than memory, as when ids serve as row numbers.
         KeyboardInterrupt
             On Ctrl-C, after the model has taken over the factors reached so far; the history ends
             with the last epoch that was finished.
@@ -662,7 +666,8 @@ class MatrixFactorization:
         users : id, sequence of ids, or `NewUsers` from `fold_in`; optional
             Whom to recommend for; all users if not given.
         n : int, default 10
-            How many items, at least 1.
+            How many items, at least 1. For several users at most 65536, or the number of items if
+            there are more.
         exclude_seen : bool, default True
             Whether to leave out what a user has rated in training, or in `fold_in`.
         items : sequence of ids, optional
@@ -722,7 +727,7 @@ class MatrixFactorization:
         items : id or sequence of ids
             What to compare with. An item is not among its own answers.
         n : int, default 10
-            How many, at least 1.
+            How many, as in `recommend`.
 
         Returns
         -------
@@ -741,7 +746,7 @@ class MatrixFactorization:
         users : id or sequence of ids
             Whom to compare with. A user is not among the own answers.
         n : int, default 10
-            How many, at least 1.
+            How many, as in `recommend`.
 
         Returns
         -------

@@ -484,3 +484,16 @@ def test_any_table_survives_a_round_trip(data, kind):
     assert wide.user_ids.tolist() == users
     assert wide.item_ids.tolist() == items
     assert_array_equal(wide.values, values)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize(
+    "names",
+    [("user", "item", "rating"), ("userId", "movieId", "rating"), ("User_ID", "Item ID", "Score")],
+)
+def test_long_tables_are_not_taken_for_wide_ones(kind, names):
+    # With numbers for ids each would read as a table of three items.
+    columns = {name: [1, 2, 3] for name in names} | {"timestamp": [0, 0, 0]}
+    frame = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[kind](columns)
+    with pytest.raises(ValueError, match="ratings looks like a long table"):
+        read_wide(frame)
