@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard cmf/_kernels/*.pyx cmf/_kernels/*.pxd cmf/_kernels/*.h)
+SOURCES := pyproject.toml setup.py $(wildcard cmf/_kernels/*.pyx cmf/_kernels/*.pxd cmf/_kernels/*.[ch])
 SDIST := build/sdist/.built
 # Tests, examples of the docstrings, and warnings as errors in both.
 PYTEST := $(BIN)/pytest ./tests --pyargs cmf --doctest-modules
@@ -79,7 +79,7 @@ test-debug: build/variants/debug/.installed
 
 test-sanitize: build/variants/sanitize/.installed
 	$(call VARIANT,sanitize) LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc CMF_SANITIZE=1 \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST)
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST)
 
 test-abi3: build/variants/abi3/.installed
 	ls build/variants/abi3/cmf/_kernels/*.abi3.so

@@ -15,6 +15,7 @@ LIMITED_API = os.environ.get("CMF_LIMITED_API") == "1" and not sysconfig.get_con
 )
 
 KERNELS = Path("cmf/_kernels")
+C_SOURCES = {"interleaved": [KERNELS / "simd.c", *sorted(KERNELS.glob("interleaved_*.c"))]}
 
 compile_args: list[str] = []
 link_args: list[str] = []
@@ -30,7 +31,7 @@ if os.name == "posix":
 extensions = [
     Extension(
         f"cmf._kernels.{source.stem}",
-        [source.as_posix()],
+        [source.as_posix(), *(path.as_posix() for path in C_SOURCES.get(source.stem, []))],
         include_dirs=[KERNELS.as_posix()],
         depends=[path.as_posix() for path in [*KERNELS.glob("*.h"), *KERNELS.glob("*.pxd")]],
         extra_compile_args=compile_args,

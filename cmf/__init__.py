@@ -8,19 +8,14 @@
 5
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 from cmf import datasets, metrics, model_selection, plotting
+from cmf._version import __version__
+from cmf.config import show_config
 from cmf.exceptions import DatasetNotFoundError, DivergenceError, ModelFileError, NotFittedError
 from cmf.fold_in import NewUsers
 from cmf.losses import Loss, loss
 from cmf.model import MatrixFactorization
 from cmf.training import EpochReport, sgd_epoch
-
-try:
-    __version__ = version("cmf-recsys")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "unknown"
 
 __all__ = [
     "DatasetNotFoundError",
@@ -38,4 +33,5 @@ __all__ = [
     "model_selection",
     "plotting",
     "sgd_epoch",
+    "show_config",
 ]

@@ -7,7 +7,7 @@ names the argument, what was found and what is wanted. Inputs are never written 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "check_ratings",
     "check_row_counts",
     "check_writable",
+    "narrow_indices",
 ]
 
 MAX_INT32 = np.iinfo(np.int32).max
@@ -278,6 +279,13 @@ def align_ratings(
         np.repeat(rows, lengths), columns, ratings.values, shape, name
     )
     return CheckedRatings(indptr, indices, values, shape)
+
+
+def narrow_indices(ratings: CheckedRatings) -> CheckedRatings:
+    """Return ratings with int32 indices if these can number the items."""
+    if ratings.shape[1] > MAX_INT32 or ratings.indices.dtype == np.int32:
+        return ratings
+    return replace(ratings, indices=ratings.indices.astype(np.int32))
 
 
 def _is_identity(rows: Rows | None, size: int) -> bool:

@@ -19,11 +19,12 @@ def row_ranges(
 ) -> Iterator[tuple[int, int]]:
     """Cut the rows of a CSR matrix into kernel calls of bounded length.
 
-    Yields first and last + 1 of the positions in `row_order`, or of the rows themselves. A row is
+    Yields first and last + 1 of the positions in `row_order`, which may hold some of the rows only,
+    or of the rows themselves. A row is
     never cut, however long.
     """
-    n_rows = indptr.shape[0] - 1
     budget = max(1, FACTORS_PER_CALL // n_factors)
+    n_rows = indptr.shape[0] - 1 if row_order is None else row_order.shape[0]
     if indptr[-1] <= budget:
         yield 0, n_rows
         return

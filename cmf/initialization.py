@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cmf._checks import CheckedRatings, check_factors, check_row_counts
 from cmf._parameters import Parameters
+from cmf._rows import copy_rows, zero_rows
 from cmf._state import Factors
 from cmf._typing import FloatArray
 
@@ -63,7 +64,7 @@ def initialize(
     _draw(Q, rated_items, parameters, generator)
     if user_factors is not None or item_factors is not None:
         P, Q = (
-            array.copy()
+            copy_rows(array)
             for array in check_factors(
                 P if user_factors is None else user_factors,
                 Q if item_factors is None else item_factors,
@@ -87,9 +88,9 @@ def initialize(
 def _allocate(
     shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any]
 ) -> tuple[FloatArray, FloatArray]:
-    """Return uninitialized factors, or say how large they would be."""
+    """Return zeros for factors, or say how large they would be."""
     try:
-        P, Q = (np.empty((n_rows, n_factors), dtype=dtype) for n_rows in shape)
+        P, Q = (zero_rows(n_rows, n_factors, dtype) for n_rows in shape)
     except (MemoryError, ValueError) as error:
         gigabytes = sum(shape) * n_factors * dtype.itemsize / 1e9
         raise MemoryError(

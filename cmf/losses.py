@@ -193,10 +193,10 @@ def regularization_term(factors: Factors, regularization: float) -> float:
     arrays = (
         factors.user_factors,
         factors.item_factors,
-        factors.user_biases,
-        factors.item_biases,
+        factors.user_biases[None, :],
+        factors.item_biases[None, :],
     )
-    return regularization * sum(sum_squares(array.reshape(-1)) for array in arrays)
+    return regularization * sum(sum_squares(array) for array in arrays)
 
 
 def _sums(ratings: CheckedRatings, factors: Factors) -> tuple[float, float]:

@@ -58,6 +58,7 @@ from cmf._ids import check_unique, normalize_labels
 from cmf._parameters import check_dtype
 from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems
 from cmf._typing import FrameKind, Ids
+from cmf._version import __version__
 from cmf.exceptions import ModelFileError
 
 __all__ = ["load_state", "save_state"]
@@ -584,7 +585,7 @@ def _describe(state: ModelState, id_kinds: dict[str, str], arrays: _Arrays) -> d
     return {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
-        "cmf_version": _cmf_version(),
+        "cmf_version": __version__,
         "parameters": _to_json(parameters),
         "seed": str(operator.index(state.seed)),
         "n_epochs_trained": str(operator.index(state.n_epochs_trained)),
@@ -595,16 +596,6 @@ def _describe(state: ModelState, id_kinds: dict[str, str], arrays: _Arrays) -> d
         "frame": "none" if state.frame is None else state.frame,
         "sha256": _to_json(checksums),
     }
-
-
-def _cmf_version() -> str:
-    # Imported here because it is slow to import and only writers need it.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(_DISTRIBUTION)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _plain_parameter(name: str, value: Any) -> Any:

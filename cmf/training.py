@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,17 @@ from cmf._checks import (
     check_writable,
 )
 from cmf._kernels import csr
+from cmf._kernels.interleaved import interleaved_epoch
 from cmf._kernels.sgd import sgd_epoch as epoch_kernel
 from cmf._parameters import Parameters, check_float
 from cmf._ranges import row_ranges
+from cmf._rows import padded_numbers
 from cmf._state import HISTORY_COLUMNS, Factors
+from cmf._threads import run_rounds, thread_count
 from cmf._typing import FloatArray, RatingsLike
+from cmf.config import simd_level
 from cmf.exceptions import DivergenceError
+from cmf.grid import make_grid
 from cmf.losses import Loss, exact_loss, regularization_term, validation_errors
 
 __all__ = [
@@ -71,7 +77,8 @@ class EpochReport:
     validation_rmse, validation_mae : float or None
         Exact errors on the validation ratings, if there are any.
     user_factors, item_factors, user_biases, item_biases : ndarray
-        Read-only views of the factors in training: copy what is to be kept.
+        Read-only views of the factors in training, of use during the call: copy what is to be
+        kept.
     """
 
     epoch: int
@@ -248,8 +255,8 @@ def train(
     Parameters
     ----------
     factors : Factors
-        Changed in place. After `DivergenceError` they are of no use; after any other exception
-        they hold what training had reached.
+        In rows as `cmf._rows` makes them, changed in place. After `DivergenceError` they are of no
+        use; after any other exception they hold what training had reached.
     ratings : CheckedRatings
         Of the factors' dtype and shape.
     parameters : Parameters
@@ -277,11 +284,11 @@ def train(
         If a factor, a bias or the loss is no longer finite after an epoch.
     """
     last_epoch = first_epoch + n_epochs - 1
-    visits = _Visits(ratings, seed) if parameters.shuffle else None
+    epochs = _epochs(ratings, parameters, seed)
     with _Progress(parameters.verbose, n_epochs) as progress:
         for epoch in range(first_epoch, last_epoch + 1):
             started = time.perf_counter()
-            squared_errors = _run_epoch(factors, ratings, parameters, visits, epoch)
+            squared_errors = epochs.run(factors, parameters, epoch)
             seconds = time.perf_counter() - started
             _refuse_divergence(factors, squared_errors, parameters.learning_rate, epoch, history)
             report = _measure(
@@ -304,54 +311,110 @@ def train(
                 break
 
 
-class _Visits:
-    """Random orders of rows, and of entries inside rows, for one epoch after the other."""
+class _Shuffled:
+    """Epochs over users in random order, several of them in turns, block by block of a grid."""
 
-    def __init__(self, ratings: CheckedRatings, seed: int) -> None:
+    def __init__(self, ratings: CheckedRatings, parameters: Parameters, seed: int) -> None:
+        self.seed = seed
+        self.level = simd_level()
+        self.n_threads = thread_count(parameters.n_threads)
+        self.grid = make_grid(ratings, parameters.n_factors)
+
+    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
+        """Visit every rating once and return the running sum of squared errors."""
+        grid = self.grid
+        row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
+        groups = grid.groups(row_order)
+        squared_errors = np.zeros((grid.n_strips, grid.n_strips))
+
+        def train_block(group: int, strip: int) -> None:
+            squared_errors[group, strip] = self._run_block(
+                factors, parameters, row_order[groups[group] : groups[group + 1]], strip
+            )
+
+        n = grid.n_strips
+        run_rounds(
+            [[partial(train_block, g, (g + t) % n) for g in range(n)] for t in range(n)],
+            self.n_threads,
+        )
+        return math.fsum(squared_errors.flat)
+
+    def _run_block(
+        self, factors: Factors, parameters: Parameters, rows: NDArray[np.int64], strip: int
+    ) -> float:
+        """Train on one strip of some rows."""
+        grid, ratings = self.grid, self.grid.ratings
+        indices: Any = ratings.indices
+        total = 0.0
+        if rows.shape[0] == 0:
+            return total
+        for first, last in row_ranges(ratings.indptr, factors.n_factors, rows):
+            total += interleaved_epoch(
+                grid.cuts,
+                indices,
+                ratings.values,
+                rows,
+                factors.user_factors,
+                factors.item_factors,
+                factors.user_biases,
+                factors.item_biases,
+                first,
+                last,
+                strip,
+                grid.n_strips,
+                self.level,
+                factors.biased,
+                factors.global_mean,
+                parameters.learning_rate,
+                parameters.regularization,
+            )
+        return total
+
+
+class _InRows:
+    """Epochs over users one after the other, in stored or in random order."""
+
+    def __init__(self, ratings: CheckedRatings, seed: int | None) -> None:
         self.ratings = ratings
         self.seed = seed
-        self.entry_order = np.empty(ratings.nnz, dtype=np.int32)
 
-    def draw(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return the orders of one epoch, which depend on the seed and the epoch alone."""
-        generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, epoch)))
-        row_order = generator.permutation(self.ratings.shape[0]).astype(np.int64, copy=False)
-        csr.shuffle_rows(
-            self.ratings.indptr,
-            self.entry_order,
-            int(generator.integers(2**64, dtype=np.uint64)),
-        )
-        return row_order, self.entry_order
+    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
+        """Visit every rating once and return the running sum of squared errors."""
+        ratings = self.ratings
+        row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
+        total = 0.0
+        for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
+            total += epoch_kernel(
+                ratings.indptr,
+                ratings.indices,
+                ratings.values,
+                row_order,
+                None,
+                factors.user_factors,
+                factors.item_factors,
+                factors.user_biases if factors.biased else None,
+                factors.item_biases if factors.biased else None,
+                first,
+                last,
+                factors.global_mean,
+                parameters.learning_rate,
+                parameters.regularization,
+            )
+        return total
 
 
-def _run_epoch(
-    factors: Factors,
-    ratings: CheckedRatings,
-    parameters: Parameters,
-    visits: _Visits | None,
-    epoch: int,
-) -> float:
-    """Visit every rating once and return the running sum of squared errors."""
-    row_order, entry_order = (None, None) if visits is None else visits.draw(epoch)
-    total = 0.0
-    for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
-        total += epoch_kernel(
-            ratings.indptr,
-            ratings.indices,
-            ratings.values,
-            row_order,
-            entry_order,
-            factors.user_factors,
-            factors.item_factors,
-            factors.user_biases if factors.biased else None,
-            factors.item_biases if factors.biased else None,
-            first,
-            last,
-            factors.global_mean,
-            parameters.learning_rate,
-            parameters.regularization,
-        )
-    return total
+def _epochs(ratings: CheckedRatings, parameters: Parameters, seed: int) -> _Shuffled | _InRows:
+    if not parameters.shuffle:
+        return _InRows(ratings, None)
+    if ratings.indices.dtype != np.int32:  # more items than an int32 can number
+        return _InRows(ratings, seed)
+    return _Shuffled(ratings, parameters, seed)
+
+
+def _row_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
+    """Return a permutation of the rows that depends on the seed and the epoch alone."""
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
+    return generator.permutation(n_rows).astype(np.int64, copy=False)
 
 
 def _refuse_divergence(
@@ -390,7 +453,11 @@ def all_finite(factors: Factors) -> bool:
 
 
 def _all_finite(*arrays: FloatArray) -> bool:
-    return all(csr.first_nonfinite(array.reshape(-1)) < 0 for array in arrays)
+    return all(csr.first_nonfinite(_all_numbers(array)) < 0 for array in arrays)
+
+
+def _all_numbers(array: FloatArray) -> FloatArray:
+    return array.reshape(-1) if array.flags.c_contiguous else padded_numbers(array)
 
 
 def _measure(

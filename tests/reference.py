@@ -6,9 +6,7 @@ rule of training as it is stated, not as decay and gain; sums by `math.fsum`; so
 """
 
 import math
-
-MASK = 2**64 - 1
-
+from collections import deque
 
 # --- sgd ----------------------------------------------------------------------------------------
 
@@ -30,23 +28,38 @@ def sgd_epoch(
     regularization,
 ):
     """Visit the rows at positions first to last - 1 in place; return the running sum."""
-    P, Q, b, c = user_factors, item_factors, user_biases, item_biases
-    mean = 0.0 if b is None else global_mean  # a model without biases has no mean
-    alpha, beta = learning_rate, regularization
-    squared_errors = []
+    mean = 0.0 if user_biases is None else global_mean  # a model without biases has no mean
+    errors = []
     for s in range(first, last):
         u = s if row_order is None else int(row_order[s])
         start, stop = int(indptr[u]), int(indptr[u + 1])
         for j in range(start, stop):
             entry = j if entry_order is None else start + int(entry_order[j])
-            i = int(indices[entry])
-            error = float(ratings[entry]) - prediction(u, i, P, Q, b, c, mean)
-            squared_errors.append(error * error)
-            P[u], Q[i] = step(P[u].tolist(), Q[i].tolist(), error, alpha, beta)
-            if b is not None:
-                b[u] += alpha * (2 * error - beta * float(b[u]))
-                c[i] += alpha * (2 * error - beta * float(c[i]))
-    return math.fsum(squared_errors)
+            errors.append(
+                visit(
+                    u,
+                    int(indices[entry]),
+                    float(ratings[entry]),
+                    user_factors,
+                    item_factors,
+                    user_biases,
+                    item_biases,
+                    mean,
+                    learning_rate,
+                    regularization,
+                )
+            )
+    return math.fsum(error * error for error in errors)
+
+
+def visit(u, i, rating, P, Q, b, c, mean, alpha, beta):
+    """Take the step of one rating in place; return the error of before."""
+    error = rating - prediction(u, i, P, Q, b, c, mean)
+    P[u], Q[i] = step(P[u].tolist(), Q[i].tolist(), error, alpha, beta)
+    if b is not None:
+        b[u] += alpha * (2 * error - beta * float(b[u]))
+        c[i] += alpha * (2 * error - beta * float(c[i]))
+    return error
 
 
 def step(p, q, error, alpha, beta):
@@ -56,6 +69,71 @@ def step(p, q, error, alpha, beta):
         p[k] += alpha * (2 * error * q[k] - beta * p[k])
         q[k] += alpha * (2 * error * p[k] - beta * q[k])
     return p, q
+
+
+# --- interleaved --------------------------------------------------------------------------------
+
+
+def streams_of(n_factors, dtype):
+    """Return how many rows are visited in turns: three if they are short, else two."""
+    n_blocks = math.ceil(n_factors * dtype.itemsize / 64)
+    return 3 if n_blocks * 64 <= 256 else 2
+
+
+def interleaved_visits(cuts, row_order, n_streams, strip=0, n_strips=1):
+    """Yield the row and the position of every visit, in order."""
+    positions = (
+        (int(u), deque(range(cuts[u * n_strips + strip], cuts[u * n_strips + strip + 1])))
+        for u in row_order
+    )
+    rows = ((u, left) for u, left in positions if left)
+    streams = [next(rows, None) for _ in range(n_streams)]
+    while None not in streams:
+        for u, left in streams:
+            yield u, left.popleft()
+        streams = [stream if stream[1] else next(rows, None) for stream in streams]
+    for u, left in filter(None, streams):
+        for position in left:
+            yield u, position
+
+
+def interleaved_epoch(
+    cuts,
+    indices,
+    ratings,
+    row_order,
+    user_factors,
+    item_factors,
+    user_biases,
+    item_biases,
+    first,
+    last,
+    strip,
+    n_strips,
+    n_streams,  # where the kernel has the level, which is not to matter
+    biased,
+    global_mean,
+    learning_rate,
+    regularization,
+):
+    """Visit a strip of the rows at positions first to last - 1 in turns; return the running sum."""
+    visits = interleaved_visits(cuts, row_order[first:last], n_streams, strip, n_strips)
+    errors = [
+        visit(
+            u,
+            int(indices[position]),
+            float(ratings[position]),
+            user_factors,
+            item_factors,
+            user_biases if biased else None,
+            item_biases if biased else None,
+            global_mean,
+            learning_rate,
+            regularization,
+        )
+        for u, position in visits
+    ]
+    return math.fsum(error * error for error in errors)
 
 
 # --- loss ---------------------------------------------------------------------------------------
@@ -83,9 +161,9 @@ def sum_errors(
     return math.fsum(error * error for error in errors), math.fsum(map(abs, errors))
 
 
-def sum_squares(values):
+def sum_squares(rows):
     """Return the sum of squares."""
-    return math.fsum(value * value for value in values.tolist())
+    return math.fsum(value * value for row in rows.tolist() for value in row)
 
 
 # --- predict ------------------------------------------------------------------------------------
@@ -183,27 +261,3 @@ def first_duplicate(indptr, indices, last_row):
                 return position
             seen.add(int(indices[position]))
     return -1
-
-
-def split_mix_64(state):
-    """Yield the numbers of SplitMix64 from a start."""
-    while True:
-        state = (state + 0x9E3779B97F4A7C15) & MASK
-        z = state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        yield z ^ (z >> 31)
-
-
-def shuffle_rows(indptr, entry_order, seed):
-    """Write a random order of the entries inside each row, as offsets from the row's start."""
-    for u in range(len(indptr) - 1):
-        start, stop = int(indptr[u]), int(indptr[u + 1])
-        numbers = split_mix_64((seed + u * 0xD1342543DE82EF95) & MASK)
-        order = []
-        for i in range(stop - start):
-            # Inside out: the new entry goes to a random place, what was there to the end.
-            place = ((next(numbers) >> 32) * (i + 1)) >> 32
-            order.append(i)
-            order[i], order[place] = order[place], order[i]
-        entry_order[start:stop] = order

@@ -114,13 +114,6 @@ def problems(draw, *, dtypes=FLOATS, index_dtypes=INDICES):
 
 
 @st.composite
-def row_lengths(draw, *, max_rows=6, max_length=12):
-    """Row pointers of a CSR matrix."""
-    lengths = draw(st.lists(st.integers(0, max_length), max_size=max_rows))
-    return np.cumsum([0, *lengths], dtype=np.int64)
-
-
-@st.composite
 def patterns(draw, *, n_items=8):
     """Row pointers and column indices in range, with pairs that may occur twice."""
     rows = draw(st.lists(st.lists(st.integers(0, n_items - 1), max_size=6), max_size=6))

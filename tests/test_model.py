@@ -382,7 +382,7 @@ def test_changed_parameters_leave_what_is_fitted(fitted):
 
 def test_repr_shows_what_differs_from_the_defaults():
     assert repr(cmf.MatrixFactorization()) == "MatrixFactorization()"
-    model = cmf.MatrixFactorization(3, init="scaled", random_state=0, learning_rate=0.007)
+    model = cmf.MatrixFactorization(3, init="scaled", random_state=0, learning_rate=0.005)
     assert repr(model) == "MatrixFactorization(n_factors=3, init='scaled', random_state=0)"
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 import timeit
@@ -11,7 +16,8 @@ import numpy as np
 import pytest
 
 import cmf
-from cmf import _ranges
+from cmf import _ranges, _threads, config, grid
+from cmf._kernels.interleaved import highest_level
 
 
 def ratings_of(n_users=200, n_items=80, seed=0):
@@ -161,3 +167,150 @@ def test_no_thread_is_left_after_training_and_serving():
     model = cmf.MatrixFactorization(8, n_epochs=2, random_state=0, n_threads=4).fit(ratings_of())
     model.recommend()
     assert threading.active_count() == before
+
+
+# --- who runs the blocks --------------------------------------------------------------------------
+
+
+def digest(model):
+    """Return a hash of all that training has made."""
+    arrays = (model.user_factors_, model.item_factors_, model.user_biases_, model.item_biases_)
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("level", config.LEVELS[: highest_level() + 1])
+def test_bits_are_the_same_for_every_number_of_threads(level, dtype, monkeypatch):
+    monkeypatch.setenv("CMF_SIMD", level)
+    monkeypatch.setattr(grid, "LEAST_WORK", 2**12)
+    ratings = ratings_of(300, 200, seed=1)
+    make = {"n_factors": 9, "dtype": dtype, "random_state": 0, "n_epochs": 5}
+    fits = [
+        cmf.MatrixFactorization(**make, n_threads=n).fit(ratings) for n in (1, 2, 3, 5, 8, 3, 1)
+    ]
+    assert len({digest(model) for model in fits}) == 1
+    assert len({tuple(model.history_["running_mse"]) for model in fits}) == 1
+
+
+def test_tasks_of_a_round_run_before_those_of_the_next():
+    order, lock = [], threading.Lock()
+
+    def note(number):
+        with lock:
+            order.append(number)
+
+    rounds = [[functools.partial(note, r) for _ in range(7)] for r in range(20)]
+    for n_threads in (1, 2, 3, 30):
+        order.clear()
+        _threads.run_rounds(rounds, n_threads)
+        assert order == sorted(order)
+        assert len(order) == 140
+    _threads.run_rounds([], 4)
+    _threads.run_rounds([[], []], 4)
+
+
+def test_several_threads_are_in_use():
+    meeting = threading.Barrier(3)  # passes only if three tasks run at once
+    _threads.run_rounds([[functools.partial(meeting.wait, 30)] * 3], 3)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_an_error_in_a_task_ends_the_rounds_and_reaches_the_caller(n_threads):
+    before, done = threading.active_count(), []
+
+    def fail():
+        raise LookupError("in a block")
+
+    rounds = [[functools.partial(done.append, 1), fail, lambda: None], [lambda: done.append(2)]]
+    with pytest.raises(LookupError, match="in a block"):
+        _threads.run_rounds(rounds, n_threads)
+    assert 2 not in done
+    assert threading.active_count() == before
+
+
+def test_an_interrupt_waits_for_the_tasks_and_leaves_no_thread(monkeypatch):
+    begun, finished, before = threading.Event(), [], threading.active_count()
+
+    def task():
+        begun.set()
+        time.sleep(0.3)
+        finished.append(1)
+
+    def interrupted(self, timeout=None):
+        begun.wait(10)
+        monkeypatch.setattr(threading.Thread, "join", join)
+        raise KeyboardInterrupt
+
+    join = threading.Thread.join
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _threads.run_rounds([[task, task], [task, task]], 2)
+    assert len(finished) == 2
+    assert threading.active_count() == before
+
+
+def test_number_of_threads_is_the_argument_the_variable_or_the_cpus(monkeypatch):
+    monkeypatch.delenv("CMF_NUM_THREADS", raising=False)
+    assert _threads.thread_count(7) == 7
+    assert _threads.thread_count(None) == _threads.available_cpus() >= 1
+    monkeypatch.setenv("CMF_NUM_THREADS", "3")
+    assert _threads.thread_count(None) == 3
+    assert _threads.thread_count(7) == 7
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("CMF_NUM_THREADS", wrong)
+        with pytest.raises(ValueError, match=f"CMF_NUM_THREADS must be .*, got '{wrong}'"):
+            _threads.thread_count(None)
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu.max": "nonsense"}, 64),
+        ({}, 64),
+    ],
+)
+def test_the_quota_of_a_container_counts(files, cpus, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(_threads, "CGROUP", tmp_path)
+    monkeypatch.setattr(_threads.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    assert _threads.available_cpus() == cpus
+
+
+def test_one_thread_inside_workers_of_joblib(monkeypatch):
+    joblib = pytest.importorskip("joblib")
+    monkeypatch.delenv("CMF_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads, "available_cpus", lambda: 4)
+    assert _threads.thread_count(None) == 4
+    inside = joblib.Parallel(n_jobs=2, prefer="threads")(
+        joblib.delayed(_threads.thread_count)(None) for _ in range(2)
+    )
+    assert inside == [1, 1]
+
+
+FORK = """
+import os, sys
+import cmf
+ratings = cmf.datasets.make_ratings(400, 300, 40_000, random_state=0).ratings
+make = dict(n_factors=512, n_epochs=2, random_state=0, n_threads=2)
+first = cmf.MatrixFactorization(**make).fit(ratings)
+child = os.fork()
+if child == 0:
+    second = cmf.MatrixFactorization(**make).fit(ratings)
+    os._exit(0 if (second.user_factors_ == first.user_factors_).all() else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_after_a_threaded_fit():
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FORK], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import inspect
+import itertools
 import logging
 import math
 import re
@@ -20,9 +23,13 @@ from scipy import sparse
 import cmf
 from cmf import _ranges, training
 from cmf._checks import check_ratings
-from cmf._state import HISTORY_COLUMNS
+from cmf._kernels.interleaved import highest_level
+from cmf._parameters import Parameters
+from cmf._rows import copy_rows
+from cmf._state import HISTORY_COLUMNS, Factors
 
 SMALL = {"n_factors": 3, "n_epochs": 3, "random_state": 0}
+LEVELS = ("baseline", "avx2", "avx512")[: highest_level() + 1]
 
 
 def random_ratings(n_users=12, n_items=9, density=0.5, seed=0):
@@ -42,31 +49,44 @@ def same_bits(first, second):
     )
 
 
-def replay(ratings, model, n_epochs, user_factors, item_factors):
+def row_order(seed, epoch, n_users):
+    """Return in which order an epoch takes the users; this is what a seed stands for, for ever."""
+    seeds = np.random.SeedSequence(seed, spawn_key=(1, epoch))
+    return np.random.default_rng(seeds).permutation(n_users)
+
+
+def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
     """Train in plain Python; per epoch yield the sum of squared running errors and the factors."""
     P, Q = user_factors.copy(), item_factors.copy()
     b, c = np.zeros(len(P)), np.zeros(len(Q))
-    visits = training._Visits(check_ratings(ratings, dtype="float64"), model.random_state)
+    mean = ratings.data.mean() if model.biases else 0.0
+    scalars = mean, model.learning_rate, model.regularization
     for epoch in range(1, n_epochs + 1):
-        orders = visits.draw(epoch) if model.shuffle else (None, None)
-        yield (
-            reference.sgd_epoch(
-                ratings.indptr,
-                ratings.indices,
-                ratings.data,
-                *orders,
-                P,
-                Q,
-                b if model.biases else None,
-                c if model.biases else None,
-                0,
-                ratings.shape[0],
-                ratings.data.mean(),
-                model.learning_rate,
-                model.regularization,
-            ),
-            (P, Q, b, c),
-        )
+        order = row_order(model.random_state, epoch, len(P))
+        total = 0.0
+        for rows in [(0, len(P))] if ranges is None else ranges[epoch - 1]:
+            start = ratings.indptr, ratings.indices, ratings.data
+            if model.shuffle:
+                total += reference.interleaved_epoch(
+                    *start, order, P, Q, b, c, *rows, 0, 1, 3, model.biases, *scalars
+                )
+            else:
+                biases = (b, c) if model.biases else (None, None)
+                total += reference.sgd_epoch(*start, None, None, P, Q, *biases, *rows, *scalars)
+        yield total, (P, Q, b, c)
+
+
+def record_calls(monkeypatch, name):
+    """Keep the arguments of every call of a kernel, by the names of its parameters."""
+    kernel, calls = getattr(training, name), []
+    names = list(inspect.signature(kernel).parameters)
+
+    def recorded(*arguments):
+        calls.append(dict(zip(names, arguments, strict=True)))
+        return kernel(*arguments)
+
+    monkeypatch.setattr(training, name, recorded)
+    return calls
 
 
 # --- history --------------------------------------------------------------------------------------
@@ -411,7 +431,7 @@ def test_parameters_that_may_change_take_effect_on_continued_training():
     other.partial_fit(ratings)
     model.partial_fit(ratings)
     assert not same_bits(model, other)
-    assert other.history_["learning_rate"] == [0.007] * 3 + [0.5e-3]
+    assert other.history_["learning_rate"] == [0.005] * 3 + [0.5e-3]
 
 
 @pytest.mark.parametrize(
@@ -449,60 +469,172 @@ def test_continued_training_leaves_held_factors_alone():
 # --- order of visits ------------------------------------------------------------------------------
 
 
-def test_every_epoch_visits_everything_in_an_order_of_its_own():
+def test_every_epoch_takes_the_users_in_an_order_of_its_own(monkeypatch):
     ratings = random_ratings(60, 40)
-    checked = check_ratings(ratings, dtype="float64")
-    visits = training._Visits(checked, seed=3)
-    rows, entries = zip(*((r.copy(), e.copy()) for r, e in map(visits.draw, (1, 2))), strict=True)
-    for row_order, entry_order in zip(rows, entries, strict=True):
-        np.testing.assert_array_equal(np.sort(row_order), np.arange(60))
-        for u in range(60):
-            row = entry_order[ratings.indptr[u] : ratings.indptr[u + 1]]
-            np.testing.assert_array_equal(np.sort(row), np.arange(len(row)))
-    # Of 60 rows one stays by chance; of some 20 entries in a row likewise.
-    assert (rows[0] == rows[1]).mean() < 0.2
-    assert (entries[0] == entries[1]).mean() < 0.2
-    again = training._Visits(checked, seed=3).draw(2)
-    np.testing.assert_array_equal(again[0], rows[1])
-    np.testing.assert_array_equal(again[1], entries[1])
-    assert (training._Visits(checked, seed=4).draw(2)[0] != rows[1]).any()
+    calls = record_calls(monkeypatch, "interleaved_epoch")
+    for seed in (3, 3, 4):
+        cmf.MatrixFactorization(**{**SMALL, "n_epochs": 2, "random_state": seed}).fit(ratings)
+    orders = [call["row_order"] for call in calls]
+    assert len(orders) == 6
+    for order, (seed, epoch) in zip(
+        orders, [(3, 1), (3, 2), (3, 1), (3, 2), (4, 1), (4, 2)], strict=True
+    ):
+        np.testing.assert_array_equal(np.sort(order), np.arange(60))
+        np.testing.assert_array_equal(order, row_order(seed, epoch, 60))
+    # Of 60 rows one stays by chance.
+    assert (orders[0] == orders[1]).mean() < 0.2
+    assert (orders[1] == orders[5]).mean() < 0.2
 
 
-def test_rows_of_equal_length_are_shuffled_differently():
-    ratings = np.ones((200, 6))
-    orders = training._Visits(check_ratings(ratings, dtype="float64"), seed=0).draw(1)[1]
-    # 720 orders are possible; 200 draws of them hit about 175 different ones.
-    assert len(np.unique(orders.reshape(200, 6), axis=0)) > 150
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_cutting_an_epoch_into_calls_changes_no_bit(shuffle, monkeypatch):
+def test_cutting_an_epoch_in_stored_order_into_calls_changes_no_bit(monkeypatch):
     ratings = random_ratings(50, 30)
-    make = {**SMALL, "shuffle": shuffle}
+    make = {**SMALL, "shuffle": False}
     whole = cmf.MatrixFactorization(**make).fit(ratings)
     P, Q = whole.user_factors_.astype(float), whole.item_factors_.astype(float)
     P2, Q2 = P.copy(), Q.copy()
     cmf.sgd_epoch(ratings, P, Q, 0.01, 0.1)
-    calls = []
-    kernel = training.epoch_kernel
-
-    def counted(*arguments):
-        calls.append(arguments[9:11])
-        return kernel(*arguments)
-
-    monkeypatch.setattr(training, "epoch_kernel", counted)
+    calls = record_calls(monkeypatch, "epoch_kernel")
     for budget in (1, 3 * 40, 3 * 500):
         monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", budget)
         calls.clear()
         cut = cmf.MatrixFactorization(**make).fit(ratings, epochs=3)
         assert same_bits(cut, whole)
-        assert len(calls) > 3
-        firsts, lasts = zip(*calls[: len(calls) // 3], strict=True)
-        assert (firsts[0], lasts[-1]) == (0, 50)
-        assert firsts[1:] == lasts[:-1]
+        assert [len(ranges) > 1 for ranges in ranges_of_epochs(calls, 50)] == [True] * 3
     cmf.sgd_epoch(ratings, P2, Q2, 0.01, 0.1)
     np.testing.assert_array_equal(P2, P)
     np.testing.assert_array_equal(Q2, Q)
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_epoch_of_shuffled_users_in_several_calls_is_the_replay_of_these(biases, monkeypatch):
+    # Users are taken in turns inside a call only, so where an epoch is cut shows in the result.
+    ratings = random_ratings(50, 30)
+    rng = np.random.default_rng(1)
+    P, Q = rng.normal(0, 0.5, (50, 3)), rng.normal(0, 0.5, (30, 3))
+    model = cmf.MatrixFactorization(**SMALL, biases=biases, dtype="float64")
+    whole = model.fit(ratings, user_factors=P, item_factors=Q).user_factors_
+    calls = record_calls(monkeypatch, "interleaved_epoch")
+    for budget in (1, 3 * 40, 3 * 500):
+        monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", budget)
+        calls.clear()
+        model.fit(ratings, user_factors=P, item_factors=Q)
+        ranges = ranges_of_epochs(calls, 50)
+        assert len(ranges) == 3
+        assert len(calls) > 3
+        *_, (_, arrays) = replay(ratings, model, 3, P, Q, ranges)
+        for found, expected in zip(factors_of(model), arrays, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        assert np.abs(model.user_factors_ - whole).max() > 1e-9
+
+
+def ranges_of_epochs(calls, n_users):
+    """Return the first and the last row + 1 of every call of every epoch; they must join."""
+    epochs = []
+    for call in calls:
+        if call["first"] == 0:
+            epochs.append([])
+        epochs[-1].append((call["first"], call["last"]))
+    for ranges in epochs:
+        assert ranges[-1][1] == n_users
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(ranges))
+    return epochs
+
+
+def test_more_items_than_int32_can_number_are_trained_user_after_user():
+    ratings = random_ratings()
+    rng = np.random.default_rng(1)
+    arrays = [rng.normal(0, 0.5, shape) for shape in ((12, 3), (9, 3), 12, 9)]
+    expected = [array.copy() for array in arrays]
+    checked = check_ratings(ratings, dtype="float64")
+    history = training.new_history()
+    parameters = Parameters.check(cmf.MatrixFactorization(**SMALL, dtype="float64").get_params())
+    factors = Factors(*map(copy_rows, arrays[:2]), *arrays[2:], global_mean=2.5, biased=True)
+    training.train(
+        factors,
+        dataclasses.replace(checked, indices=checked.indices.astype(np.int64)),
+        parameters,
+        history,
+        n_epochs=2,
+        first_epoch=1,
+        seed=7,
+    )
+    for epoch in (1, 2):
+        running_sse = reference.sgd_epoch(
+            *(ratings.indptr, ratings.indices, ratings.data, row_order(7, epoch, 12), None),
+            *(*expected, 0, 12, 2.5, parameters.learning_rate, parameters.regularization),
+        )
+        assert history["running_mse"][epoch - 1] == pytest.approx(running_sse / ratings.nnz)
+    found = factors.user_factors, factors.item_factors, factors.user_biases, factors.item_biases
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-15)
+
+
+# --- instruction-set levels -----------------------------------------------------------------------
+
+
+def digest(model):
+    """Return the SHA-256 of all factors and biases."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in factors_of(model))).hexdigest()
+
+
+@pytest.mark.parametrize("n_factors", [3, 64, 100])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", LEVELS)
+def test_fits_repeat_bit_for_bit_at_each_level(name, dtype, n_factors, monkeypatch):
+    monkeypatch.setenv("CMF_SIMD", name)
+    ratings = random_ratings(60, 40)
+    make = {**SMALL, "n_factors": n_factors, "dtype": dtype}
+    assert len({digest(cmf.MatrixFactorization(**make).fit(ratings)) for _ in range(5)}) == 1
+
+
+FIT = """
+import numpy as np
+import cmf
+
+ratings = np.arange(600.0).reshape(20, 30) % 7
+model = cmf.MatrixFactorization(20, n_epochs=3, random_state=0).fit(ratings)
+"""
+PRINT_FACTORS = "print(model.user_factors_.tobytes().hex(), model.item_biases_.tobytes().hex())"
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_fits_repeat_bit_for_bit_in_another_process(name, monkeypatch, capsys):
+    monkeypatch.setenv("CMF_SIMD", name)
+    exec(FIT + PRINT_FACTORS, {})
+    done = subprocess.run(
+        [sys.executable, "-c", FIT + PRINT_FACTORS],
+        capture_output=True,
+        timeout=60,
+        check=True,
+        text=True,
+    )
+    assert done.stdout == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("n_factors", [3, 64, 100, 200])
+def test_levels_agree_but_for_rounding(n_factors, biases, monkeypatch):
+    ratings, models = random_ratings(60, 40), []
+    for name in LEVELS:
+        monkeypatch.setenv("CMF_SIMD", name)
+        model = cmf.MatrixFactorization(
+            n_factors, n_epochs=5, biases=biases, dtype="float64", random_state=0
+        )
+        models.append(model.fit(ratings))
+    for model in models[1:]:
+        for mine, theirs in zip(factors_of(model), factors_of(models[0]), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+        assert model.history_["running_mse"] == pytest.approx(
+            models[0].history_["running_mse"], rel=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_level_of_the_environment_is_what_the_kernel_is_given(name, monkeypatch):
+    monkeypatch.setenv("CMF_SIMD", name)
+    calls = record_calls(monkeypatch, "interleaved_epoch")
+    cmf.MatrixFactorization(**SMALL).fit(random_ratings())
+    assert [call["level"] for call in calls] == [LEVELS.index(name)] * 3
 
 
 # --- seeds ----------------------------------------------------------------------------------------
@@ -645,11 +777,14 @@ def test_interrupt_keeps_what_was_reached():
     assert same_bits(model, cmf.MatrixFactorization(**SMALL).fit(ratings, epochs=10))
 
 
-def test_interrupt_inside_an_epoch_keeps_finite_factors(monkeypatch):
+@pytest.mark.parametrize(
+    ("shuffle", "name"), [(True, "interleaved_epoch"), (False, "epoch_kernel")]
+)
+def test_interrupt_inside_an_epoch_keeps_finite_factors(shuffle, name, monkeypatch):
     ratings = random_ratings()
-    model = cmf.MatrixFactorization(**SMALL).fit(ratings)
+    model = cmf.MatrixFactorization(**SMALL, shuffle=shuffle).fit(ratings)
     before = copy.deepcopy(model)
-    kernel, calls = training.epoch_kernel, []
+    kernel, calls = getattr(training, name), []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -658,13 +793,13 @@ def test_interrupt_inside_an_epoch_keeps_finite_factors(monkeypatch):
         return kernel(*arguments)
 
     monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 1)
-    monkeypatch.setattr(training, "epoch_kernel", interrupted)
+    monkeypatch.setattr(training, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(ratings)
     assert model.n_iter_ == 3
     assert not same_bits(model, before)
     assert all(np.isfinite(array).all() for array in factors_of(model))
-    monkeypatch.setattr(training, "epoch_kernel", kernel)
+    monkeypatch.setattr(training, name, kernel)
     assert model.partial_fit(ratings).n_iter_ == 4
 
 

@@ -1,4 +1,4 @@
-from numpy import int32, int64
+from numpy import int64
 from numpy.typing import NDArray
 
 from cmf._typing import FloatArray, IndexArray
@@ -8,4 +8,10 @@ def first_nonfinite(values: FloatArray) -> int: ...
 def first_duplicate(
     indptr: NDArray[int64], indices: IndexArray, last_row: NDArray[int64]
 ) -> int: ...
-def shuffle_rows(indptr: NDArray[int64], entry_order: NDArray[int32], seed: int) -> None: ...
+def first_unsorted(indptr: NDArray[int64], indices: IndexArray) -> int: ...
+def cut_rows(
+    indptr: NDArray[int64],
+    indices: IndexArray,
+    bounds: NDArray[int64],
+    cuts_out: NDArray[int64],
+) -> None: ...

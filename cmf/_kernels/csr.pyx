@@ -1,4 +1,4 @@
-"""Single passes over the arrays of a CSR matrix: what the gate asks, and the order of an epoch.
+"""Single passes over the arrays of a CSR matrix: what the gate asks, and cuts for the grid.
 
 Every function is safe for any content of the arrays it names as unchecked. Positions are offsets
 into `indices`; -1 means that nothing was found.
@@ -6,7 +6,7 @@ into `indices`; -1 means that nothing was found.
 
 from cython cimport floating
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 from .types cimport index_t
 
@@ -61,41 +61,44 @@ def first_duplicate(
     return found
 
 
-cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
-    # SplitMix64: G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number
-    # generators", OOPSLA 2014. Its state is a counter, so that each row can have its own stream.
-    cdef uint64_t z
-    state[0] += <uint64_t> 0x9E3779B97F4A7C15
-    z = state[0]
-    z = (z ^ (z >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t> 0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
-def shuffle_rows(
+def first_unsorted(
     const int64_t[::1] indptr not None,     # in      (n_users + 1,) monotone, ends at nnz
-    int32_t[::1] entry_order not None,      # out     (nnz,) a permutation of 0..length-1 per row
-    uint64_t seed,
+    const index_t[::1] indices not None,    # in      (nnz,)
 ):
-    """Write a random order of the entries inside each row, as offsets from the row's start.
-
-    The order of row ``u`` depends on `seed` and ``u`` alone: an inside-out Fisher-Yates shuffle fed
-    by SplitMix64 started at ``seed + u * 0xD1342543DE82EF95``. Bounded draws are taken from the
-    upper 32 bits by multiplication; their bias is below ``length / 2**32``.
-    """
+    """Position of the first index that is smaller than the one before it in its row."""
     cdef:
-        Py_ssize_t u, length, i, swap
-        int64_t start
-        uint64_t state
+        Py_ssize_t u, j
+        Py_ssize_t found = -1
 
     with nogil:
         for u in range(indptr.shape[0] - 1):
-            start = indptr[u]
-            length = indptr[u + 1] - start
-            state = seed + <uint64_t> u * <uint64_t> 0xD1342543DE82EF95
-            for i in range(length):
-                swap = <Py_ssize_t> (
-                    ((next_random(&state) >> 32) * <uint64_t> (i + 1)) >> 32
-                )
-                entry_order[start + i] = entry_order[start + swap] if swap < i else <int32_t> i
-                entry_order[start + swap] = <int32_t> i
+            for j in range(indptr[u] + 1, indptr[u + 1]):
+                if indices[j] < indices[j - 1]:
+                    found = j
+                    break
+            if found >= 0:
+                break
+    return found
+
+
+def cut_rows(
+    const int64_t[::1] indptr not None,     # in      (n_users + 1,) monotone, ends at nnz
+    const index_t[::1] indices not None,    # in      (nnz,) ascending inside rows
+    const int64_t[::1] bounds not None,     # in      (n_strips + 1,) monotone, from 0 to n_items
+    int64_t[::1] cuts_out not None,         # out     (n_users * n_strips + 1,)
+):
+    """Write where each strip of each row begins; where it ends, the next one begins."""
+    cdef:
+        Py_ssize_t n_strips = bounds.shape[0] - 1
+        Py_ssize_t n_rows = indptr.shape[0] - 1
+        Py_ssize_t u, s
+        int64_t j
+
+    with nogil:
+        for u in range(n_rows):
+            j = indptr[u]
+            for s in range(n_strips):
+                cuts_out[u * n_strips + s] = j
+                while j < indptr[u + 1] and indices[j] < bounds[s + 1]:
+                    j += 1
+        cuts_out[n_rows * n_strips] = indptr[n_rows]

@@ -15,8 +15,8 @@ def sum_errors(
     const int64_t[::1] indptr not None,             # in  (n_users + 1,)
     const index_t[::1] indices not None,            # in  (nnz,)
     const floating[::1] ratings not None,           # in  (nnz,)
-    const floating[:, ::1] user_factors not None,   # in  (n_users, n_factors)
-    const floating[:, ::1] item_factors not None,   # in  (n_items, n_factors)
+    const floating[:, :] user_factors not None,     # in  (n_users, n_factors)
+    const floating[:, :] item_factors not None,     # in  (n_items, n_factors)
     const floating[::1] user_biases not None,       # in  (n_users,)
     const floating[::1] item_biases not None,       # in  (n_items,)
     Py_ssize_t first,                               # rows first <= u < last
@@ -55,18 +55,28 @@ def sum_errors(
     return squared, absolute
 
 
-def sum_squares(const floating[::1] values not None):
-    """Return the sum of squares, summed in blocks of 1024 values. The GIL is released."""
+def sum_squares(const floating[:, :] rows not None):
+    """Return the sum of squares. The GIL is released.
+
+    Pieces of up to 1024 numbers are added up by the thousand before they join the total, which
+    keeps rounding far from the number of numbers.
+    """
     cdef:
-        Py_ssize_t n = values.shape[0]
-        Py_ssize_t start = 0
-        Py_ssize_t stop
+        Py_ssize_t n_columns = rows.shape[1]
+        Py_ssize_t n_pieces = 0
+        Py_ssize_t u, start
+        double pieces = 0
         double total = 0
 
     with nogil:
-        while start < n:
-            stop = min(start + 1024, n)
-            total += exact_dot(&values[start], &values[start], stop - start)
-            start = stop
+        for u in range(rows.shape[0]):
+            start = 0
+            while start < n_columns:
+                pieces += exact_dot(&rows[u, start], &rows[u, start], min(1024, n_columns - start))
+                start += 1024
+                n_pieces += 1
+                if n_pieces % 1024 == 0:
+                    total += pieces
+                    pieces = 0
 
-    return total
+    return total + pieces

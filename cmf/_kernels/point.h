@@ -3,7 +3,7 @@
  * The C standard forbids a compiler to reorder a floating-point sum, so one accumulator would make
  * each dot product wait for its own additions. The sums below are therefore written as several
  * independent ones, which a compiler may keep in vector registers.
- * Nothing here can fail, and nothing here may be compiled with -ffast-math.
+ * Nothing here can fail; all of it relies on strict IEEE arithmetic.
  */
 #ifndef CMF_POINT_H
 #define CMF_POINT_H

@@ -11,9 +11,9 @@ computed as decay·x + gain·y with decay = 1 − learning_rate·regularization 
 gain = 2·learning_rate·e. This is the rule of the classic teaching programs; the slow twin is
 tests/reference.py.
 
-Checked by cmf._checks, assumed here: arrays are C-contiguous and share one floating type; indptr is
-monotone from 0 to nnz; every index and every order is in range; n_factors >= 1; no two arrays
-overlap. Breaking any of these reads or writes outside the arrays.
+Checked by cmf._checks, assumed here: arrays are C-contiguous (of factors each row) and
+share one floating type; indptr is monotone from 0 to nnz; every index and every order is in range;
+n_factors >= 1; no two arrays overlap. Breaking any of these reads or writes outside the arrays.
 """
 
 from cython cimport floating
@@ -29,8 +29,8 @@ def sgd_epoch(
     const floating[::1] ratings not None,       # in      (nnz,)
     const int64_t[::1] row_order,               # in      (n_users,) rows to visit; None: 0, 1, ...
     const int32_t[::1] entry_order,             # in      (nnz,) offsets in rows; None: as stored
-    floating[:, ::1] user_factors not None,     # in/out  (n_users, n_factors)
-    floating[:, ::1] item_factors not None,     # in/out  (n_items, n_factors)
+    floating[:, :] user_factors not None,       # in/out  (n_users, n_factors)
+    floating[:, :] item_factors not None,       # in/out  (n_items, n_factors)
     floating[::1] user_biases,                  # in/out  (n_users,); None: a model without biases
     floating[::1] item_biases,                  # in/out  (n_items,); None: a model without biases
     Py_ssize_t first,                           # positions first <= s < last of the order of rows

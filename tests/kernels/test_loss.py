@@ -119,22 +119,39 @@ def test_no_ratings_have_no_error(shape, rng):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [0, 1, 2, 7, 1023, 1024, 1025, 2048, 5000])
-def test_squares_of_whole_numbers_are_exact(size, dtype, rng):
-    # Around the blocks of 1024; whole numbers leave no rounding to tolerate.
-    values = rng.integers(-9, 10, size)
-    assert sum_squares(values.astype(dtype)) == (values * values).sum()
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (1, 1), (1, 5000), (5000, 1), (7, 129)])
+def test_squares_of_whole_numbers_are_exact(shape, dtype, rng):
+    # Whole numbers leave no rounding to tolerate.
+    rows = rng.integers(-9, 10, shape)
+    assert sum_squares(rows.astype(dtype)) == (rows * rows).sum()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_sum_squares_equals_its_twin(dtype, rng):
-    values = (rng.normal(size=3000) * 10.0 ** rng.integers(-6, 7, 3000)).astype(dtype)
-    values.flags.writeable = False
-    assert sum_squares(values) == pytest.approx(reference.sum_squares(values), rel=1e-14)
+    rows = (rng.normal(size=(60, 50)) * 10.0 ** rng.integers(-6, 7, (60, 50))).astype(dtype)
+    rows.flags.writeable = False
+    assert sum_squares(rows) == pytest.approx(reference.sum_squares(rows), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_padding_is_not_summed(dtype, rng):
+    numbers = np.full((6, 16), np.nan, dtype=dtype)
+    rows = numbers[:, :5]
+    whole = rng.integers(-9, 10, rows.shape)
+    rows[...] = whole
+    assert sum_squares(rows) == (whole * whole).sum()
+
+
+@pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1), (2000, 1000)])
+def test_two_million_squares_are_summed_to_ten_digits(shape):
+    # Each square of the float32 nearest to 0.1, and their sum, as far as double goes.
+    tenth = np.float32(0.1)
+    expected = 2e6 * float(tenth) ** 2
+    assert sum_squares(np.full(shape, tenth)) == pytest.approx(expected, rel=1e-10)
 
 
 def test_squares_of_float32_are_taken_in_double():
     # (1e30)² overflows float32, (1e-30)² would be 0 there.
-    values = np.array([1e30], dtype=np.float32)
-    assert sum_squares(values) == pytest.approx(1e60, rel=1e-6)
-    assert sum_squares(1 / values) == pytest.approx(1e-60, rel=1e-6)
+    rows = np.array([[1e30]], dtype=np.float32)
+    assert sum_squares(rows) == pytest.approx(1e60, rel=1e-6)
+    assert sum_squares(1 / rows) == pytest.approx(1e-60, rel=1e-6)

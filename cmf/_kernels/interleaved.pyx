@@ -1,0 +1,146 @@
+"""One epoch over rows that are visited in turns, at the best instruction-set level there is.
+
+The steps are those of sgd.pyx; the order of the visits is told in interleaved_template.h.
+
+Checked by cmf._checks and made by cmf._rows, assumed here: as in sgd.pyx; besides, rows of factors
+start at multiples of 64 bytes and are padded with zeros to one.
+"""
+
+from cython cimport floating
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+
+cdef extern from "simd.h" nogil:
+    int CMF_ROW_BYTES
+    int cmf_highest_level() noexcept
+
+    ctypedef struct cmf_job_f32:
+        const int64_t* cuts
+        int64_t row_step
+        const int32_t* indices
+        const float* ratings
+        const int64_t* row_order
+        float* user_factors
+        float* item_factors
+        float* user_biases
+        float* item_biases
+        int64_t n_ratings
+        int64_t first
+        int64_t last
+        size_t stride
+        float global_mean
+        float learning_rate
+        float regularization
+        float bias_rate
+
+    ctypedef struct cmf_job_f64:
+        const int64_t* cuts
+        int64_t row_step
+        const int32_t* indices
+        const double* ratings
+        const int64_t* row_order
+        double* user_factors
+        double* item_factors
+        double* user_biases
+        double* item_biases
+        int64_t n_ratings
+        int64_t first
+        int64_t last
+        size_t stride
+        double global_mean
+        double learning_rate
+        double regularization
+        double bias_rate
+
+    double cmf_interleaved_f32(int level, const cmf_job_f32* job) noexcept
+    double cmf_interleaved_f64(int level, const cmf_job_f64* job) noexcept
+
+
+def highest_level():
+    """Number of the highest level that this processor has: 0 baseline, 1 AVX2, 2 AVX-512."""
+    return cmf_highest_level()
+
+
+def interleaved_epoch(
+    const int64_t[::1] cuts not None,           # in      (n_users * n_strips + 1,) see grid.py
+    const int32_t[::1] indices not None,        # in      (nnz,), nnz >= 1
+    const floating[::1] ratings not None,       # in      (nnz,)
+    const int64_t[::1] row_order not None,      # in      (n_users,) rows to visit
+    floating[:, :] user_factors not None,       # in/out  (n_users, n_factors) padded rows
+    floating[:, :] item_factors not None,       # in/out  (n_items, n_factors) padded rows
+    floating[::1] user_biases not None,         # in/out  (n_users,)
+    floating[::1] item_biases not None,         # in/out  (n_items,)
+    Py_ssize_t first,                           # positions first <= s < last of row_order
+    Py_ssize_t last,
+    Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
+    Py_ssize_t n_strips,                        # with 1, cuts is indptr
+    int level,                                  # at most highest_level()
+    bint biased,                                # False: biases, which must be zero, stay so
+    floating global_mean,                       # scalars last: the arrays choose the type
+    floating learning_rate,
+    floating regularization,
+):
+    """Visit one strip of some rows of `row_order` and return the sum of squared errors.
+
+    Each error is measured just before its own step; the sum is kept in double. The GIL is released.
+    """
+    cdef:
+        cmf_job_f32 job32
+        cmf_job_f64 job64
+        Py_ssize_t n_blocks = (
+            user_factors.shape[1] * <Py_ssize_t> sizeof(floating) + CMF_ROW_BYTES - 1
+        ) // CMF_ROW_BYTES
+        Py_ssize_t row_bytes = n_blocks * CMF_ROW_BYTES
+        double squared_errors
+
+    # A single row has no stride of its own.
+    if (
+        <uintptr_t> &user_factors[0, 0] % CMF_ROW_BYTES
+        or <uintptr_t> &item_factors[0, 0] % CMF_ROW_BYTES
+        or (user_factors.shape[0] > 1 and user_factors.strides[0] != row_bytes)
+        or (item_factors.shape[0] > 1 and item_factors.strides[0] != row_bytes)
+        or not 0 <= level <= cmf_highest_level()
+    ):
+        raise ValueError("rows must be padded and aligned, and the level available")
+
+    if floating is float:
+        job32.cuts = &cuts[strip]
+        job32.row_step = n_strips
+        job32.indices = &indices[0]
+        job32.ratings = &ratings[0]
+        job32.row_order = &row_order[0]
+        job32.user_factors = &user_factors[0, 0]
+        job32.item_factors = &item_factors[0, 0]
+        job32.user_biases = &user_biases[0]
+        job32.item_biases = &item_biases[0]
+        job32.n_ratings = indices.shape[0]
+        job32.first = first
+        job32.last = last
+        job32.stride = row_bytes // sizeof(float)
+        job32.global_mean = global_mean
+        job32.learning_rate = learning_rate
+        job32.regularization = regularization
+        job32.bias_rate = learning_rate if biased else 0
+        with nogil:
+            squared_errors = cmf_interleaved_f32(level, &job32)
+    else:
+        job64.cuts = &cuts[strip]
+        job64.row_step = n_strips
+        job64.indices = &indices[0]
+        job64.ratings = &ratings[0]
+        job64.row_order = &row_order[0]
+        job64.user_factors = &user_factors[0, 0]
+        job64.item_factors = &item_factors[0, 0]
+        job64.user_biases = &user_biases[0]
+        job64.item_biases = &item_biases[0]
+        job64.n_ratings = indices.shape[0]
+        job64.first = first
+        job64.last = last
+        job64.stride = row_bytes // sizeof(double)
+        job64.global_mean = global_mean
+        job64.learning_rate = learning_rate
+        job64.regularization = regularization
+        job64.bias_rate = learning_rate if biased else 0
+        with nogil:
+            squared_errors = cmf_interleaved_f64(level, &job64)
+    return squared_errors

@@ -1,0 +1,123 @@
+"""Ratings cut into blocks that threads may train on at once without changing the result.
+
+Users are dealt to as many groups as there are strips of items, all of about the same number of
+ratings. In round t of an epoch group g trains on strip (g + t) mod n: the blocks of a round share
+neither users nor items, so that it does not matter who runs them, and when. After n rounds every
+group has met every strip. The grid depends on the ratings and the number of factors alone, never on
+the number of threads, and so does the result of training.
+
+The scheme is that of R. Gemulla, P. J. Haas, E. Nijkamp, Y. Sismanis, "Large-scale matrix
+factorization with distributed stochastic gradient descent", KDD 2011.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cmf._checks import CheckedRatings
+from cmf._kernels.csr import cut_rows, first_unsorted
+
+__all__ = ["Grid", "make_grid"]
+
+# An epoch of fewer products than this is over before a second thread is of use.
+LEAST_WORK = 2**24
+# Ratings that a user should have in a strip: shorter visits cost more in turns than in steps.
+LEAST_VISIT = 16
+MOST_STRIPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Ratings whose rows are cut into strips of items.
+
+    Attributes
+    ----------
+    ratings : CheckedRatings
+        With int32 indices that ascend inside rows if there are several strips.
+    cuts : ndarray of shape (n_users * n_strips + 1,), int64
+        Strip s of row u holds the entries from ``cuts[u * n_strips + s]`` to the next cut.
+    n_strips : int
+        Also the number of groups and of rounds.
+    """
+
+    ratings: CheckedRatings
+    cuts: NDArray[np.int64]
+    n_strips: int
+
+    def groups(self, row_order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Deal rows to groups of about the same number of ratings.
+
+        Parameters
+        ----------
+        row_order : ndarray of shape (n_users,), int64
+            A permutation of the rows.
+
+        Returns
+        -------
+        ndarray of shape (n_strips + 1,), int64
+            Group g holds the rows at positions ``groups[g]`` to ``groups[g + 1] - 1``.
+        """
+        ends = np.cumsum(np.diff(self.ratings.indptr)[row_order])
+        return _equal_parts(ends, self.n_strips)
+
+
+def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
+    """Cut ratings as suits their number and the number of factors.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        With int32 indices.
+    n_factors : int
+        Together with the number of ratings it tells how long an epoch takes.
+
+    Returns
+    -------
+    Grid
+        Of one strip for little work. Ratings whose indices do not ascend inside rows are copied if
+        there are more.
+
+    Notes
+    -----
+    Takes two passes over the ratings, and memory for ``n_users * n_strips`` numbers.
+    """
+    n_users, n_items = ratings.shape
+    n_strips = _n_strips(ratings.nnz, n_users, n_factors)
+    if n_strips == 1:
+        return Grid(ratings, ratings.indptr, 1)
+    if first_unsorted(ratings.indptr, ratings.indices) >= 0:
+        matrix = sparse.csr_array(
+            (ratings.values, ratings.indices, ratings.indptr), shape=ratings.shape
+        ).sorted_indices()
+        ratings = replace(
+            ratings, indices=matrix.indices.astype(np.int32, copy=False), values=matrix.data
+        )
+    per_item = np.bincount(ratings.indices, minlength=n_items)
+    bounds = _equal_parts(np.cumsum(per_item), n_strips)
+    bounds[-1] = n_items
+    cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
+    cut_rows(ratings.indptr, ratings.indices, bounds, cuts)
+    return Grid(ratings, cuts, n_strips)
+
+
+def _n_strips(n_ratings: int, n_users: int, n_factors: int) -> int:
+    """Return how many strips: more for more work, fewer for short rows."""
+    work = n_ratings * n_factors
+    if work < LEAST_WORK:
+        return 1
+    for_work = 4
+    while for_work < MOST_STRIPS and work >= 8 * LEAST_WORK:
+        for_work *= 2
+        work //= 8
+    return max(4, min(for_work, n_ratings // (LEAST_VISIT * n_users)))
+
+
+def _equal_parts(ends: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
+    """Cut a sequence, of which the running total is given, into parts of about the same total."""
+    wanted = ends[-1] * np.arange(1, n_parts) / n_parts
+    inner = np.searchsorted(ends, wanted, side="left")
+    return np.concatenate([[0], inner, [ends.shape[0]]]).astype(np.int64)

@@ -1,0 +1,132 @@
+"""Blocks of the grid: each rating in exactly one, none of a round share a row or a column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import cmf
+from cmf import grid as grid_module
+from cmf._checks import check_ratings
+from cmf.grid import make_grid
+
+
+def ratings_of(n_users=60, n_items=40, density=0.3, seed=0, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    table = np.where(
+        rng.random((n_users, n_items)) < density, rng.normal(size=(n_users, n_items)), 0
+    )
+    return check_ratings(sparse.csr_array(table), dtype=dtype)
+
+
+@pytest.fixture
+def little_work(monkeypatch):
+    """Have small problems cut as large ones are."""
+    monkeypatch.setattr(grid_module, "LEAST_WORK", 1)
+    monkeypatch.setattr(grid_module, "LEAST_VISIT", 1)
+
+
+def blocks_of(grid, row_order):
+    """Rows and entries of each block, by (group, strip)."""
+    groups, n = grid.groups(row_order), grid.n_strips
+    return {
+        (g, s): [
+            (int(u), range(grid.cuts[u * n + s], grid.cuts[u * n + s + 1]))
+            for u in row_order[groups[g] : groups[g + 1]]
+        ]
+        for g in range(n)
+        for s in range(n)
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_rating_is_in_one_block_and_rounds_share_nothing(little_work, seed):
+    ratings = ratings_of(seed=seed)
+    grid = make_grid(ratings, n_factors=8)
+    n = grid.n_strips
+    assert n >= 4
+    row_order = np.random.default_rng(seed).permutation(60)
+    blocks = blocks_of(grid, row_order)
+    visited = [j for block in blocks.values() for _, entries in block for j in entries]
+    assert sorted(visited) == list(range(ratings.nnz))
+    for t in range(n):
+        users, items = [], []
+        for g in range(n):
+            block = blocks[g, (g + t) % n]
+            users += {u for u, _ in block}
+            items += {int(grid.ratings.indices[j]) for _, entries in block for j in entries}
+        assert len(users) == len(set(users))
+        assert len(items) == len(set(items))
+
+
+def test_groups_and_strips_hold_about_as_many_ratings(little_work):
+    ratings = ratings_of(2000, 500, density=0.1)
+    grid = make_grid(ratings, n_factors=8)
+    sizes = [
+        sum(len(entries) for _, entries in block)
+        for block in blocks_of(grid, np.arange(2000)).values()
+    ]
+    mean = ratings.nnz / len(sizes)
+    # Entries fall where they will: blocks of a hundred spread by several times their root.
+    assert 0.5 * mean < min(sizes) <= max(sizes) < 1.5 * mean
+
+
+def test_little_work_is_one_block():
+    ratings = ratings_of()
+    grid = make_grid(ratings, n_factors=8)
+    assert grid.n_strips == 1
+    assert grid.cuts is ratings.indptr
+    assert grid.ratings is ratings
+
+
+@pytest.mark.parametrize(
+    ("n_ratings", "n_users", "n_factors", "n_strips"),
+    [
+        (80_000, 943, 64, 1),  # MovieLens 100K
+        (800_000, 6040, 64, 4),  # MovieLens 1M
+        (9_000_000, 69_878, 64, 8),  # MovieLens 10M
+        (100_000_000, 480_000, 128, 13),  # Netflix
+        (10**10, 10**6, 128, 32),
+        (10**8, 10**8, 64, 4),  # a rating each
+    ],
+)
+def test_number_of_strips_follows_the_work(n_ratings, n_users, n_factors, n_strips):
+    assert grid_module._n_strips(n_ratings, n_users, n_factors) == n_strips
+
+
+def test_unsorted_rows_are_sorted_in_a_copy(little_work):
+    ratings = ratings_of()
+    mixed = sparse.csr_array(
+        (ratings.values.copy(), ratings.indices.copy(), ratings.indptr), shape=ratings.shape
+    )
+    for u in range(60):
+        row = slice(mixed.indptr[u], mixed.indptr[u + 1])
+        mixed.indices[row] = mixed.indices[row][::-1]
+        mixed.data[row] = mixed.data[row][::-1]
+    before = mixed.indices.copy()
+    grid = make_grid(check_ratings(mixed, dtype="float32"), n_factors=8)
+    np.testing.assert_array_equal(grid.ratings.indices, ratings.indices)
+    np.testing.assert_array_equal(grid.ratings.values, ratings.values)
+    np.testing.assert_array_equal(mixed.indices, before)
+
+
+def test_one_popular_item_leaves_strips_empty_and_nothing_out(little_work):
+    table = np.zeros((30, 5))
+    table[:, 2] = 1
+    grid = make_grid(check_ratings(table, dtype="float64"), n_factors=4)
+    blocks = blocks_of(grid, np.arange(30))
+    assert sum(len(e) for block in blocks.values() for _, e in block) == 30
+    model = cmf.MatrixFactorization(4, random_state=0, n_epochs=3).fit(table)
+    assert np.isfinite(model.user_factors_).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_fewer_users_than_groups(little_work, n_threads):
+    table = np.arange(1.0, 13.0).reshape(2, 6)
+    fits = [
+        cmf.MatrixFactorization(3, random_state=0, n_epochs=5, n_threads=n).fit(table)
+        for n in (1, n_threads)
+    ]
+    np.testing.assert_array_equal(fits[0].user_factors_, fits[1].user_factors_)
+    assert fits[0].history_["running_mse"] == fits[1].history_["running_mse"]
