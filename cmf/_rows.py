@@ -60,6 +60,6 @@ def compact_rows(rows: FloatArray) -> FloatArray:
         return rows.copy()
     numbers = padded_numbers(rows)
     for start in range(0, n_rows, ROWS_AT_ONCE):
-        block = rows[start : start + ROWS_AT_ONCE].reshape(-1)  # a copy, since there is padding
+        block = rows[start : start + ROWS_AT_ONCE].flatten()
         numbers[start * n_factors : start * n_factors + block.shape[0]] = block
     return numbers[: n_rows * n_factors].reshape(n_rows, n_factors)

@@ -62,7 +62,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     --------
     >>> import cmf
     >>> sorted(cmf.show_config(mode="dicts"))
-    ['cmf', 'machine', 'numpy', 'python', 'scipy', 'simd', 'simd_available', 'simd_compiled']
+    ['cmf', 'machine', 'numpy', 'python', 'scipy', 'simd', 'simd_available']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
@@ -74,7 +74,6 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "machine": f"{sys.platform} {platform.machine()}",
         "simd": LEVELS[simd_level()],
         "simd_available": list(LEVELS[: highest_level() + 1]),
-        "simd_compiled": list(LEVELS),
     }
     if mode == "dicts":
         return facts

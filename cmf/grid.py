@@ -28,6 +28,7 @@ LEAST_WORK = 2**24
 # Ratings that a user should have in a strip: shorter visits cost more in turns than in steps.
 LEAST_VISIT = 16
 MOST_STRIPS = 32
+COUNTED_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,21 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
         ratings = replace(
             ratings, indices=matrix.indices.astype(np.int32, copy=False), values=matrix.data
         )
-    per_item = np.bincount(ratings.indices, minlength=n_items)
-    bounds = _equal_parts(np.cumsum(per_item), n_strips)
+    bounds = _equal_parts(np.cumsum(_ratings_per_item(ratings)), n_strips)
     bounds[-1] = n_items
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
     cut_rows(ratings.indptr, ratings.indices, bounds, cuts)
     return Grid(ratings, cuts, n_strips)
+
+
+def _ratings_per_item(ratings: CheckedRatings) -> NDArray[np.int64]:
+    """Count the ratings of each item; in pieces, since NumPy copies what it counts to int64."""
+    counts = np.zeros(ratings.shape[1], dtype=np.int64)
+    at_once = max(COUNTED_AT_ONCE, counts.shape[0])
+    for start in range(0, ratings.nnz, at_once):
+        piece = ratings.indices[start : start + at_once]
+        counts += np.bincount(piece, minlength=counts.shape[0])
+    return counts
 
 
 def _n_strips(n_ratings: int, n_users: int, n_factors: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import reference
 from scipy import sparse
 
 import cmf
 from cmf import grid as grid_module
+from cmf import training
 from cmf._checks import check_ratings
 from cmf.grid import make_grid
 
@@ -130,3 +132,50 @@ def test_fewer_users_than_groups(little_work, n_threads):
     ]
     np.testing.assert_array_equal(fits[0].user_factors_, fits[1].user_factors_)
     assert fits[0].history_["running_mse"] == fits[1].history_["running_mse"]
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_training_on_a_grid_equals_its_twin(little_work, biases):
+    table = np.where(np.random.default_rng(3).random((40, 30)) < 0.4, 1.0, 0.0)
+    table *= np.random.default_rng(4).normal(size=table.shape)
+    make = {"n_factors": 5, "dtype": "float64", "biases": biases, "random_state": 0}
+    model = cmf.MatrixFactorization(**make, n_threads=2)
+    start = cmf.MatrixFactorization(**make, learning_rate=1e-300).fit(table, epochs=1)
+    model.fit(table, epochs=2)
+    ratings = check_ratings(table, dtype="float64")
+    grid = make_grid(ratings, 5)
+    n = grid.n_strips
+    assert n >= 4
+    P, Q = start.user_factors_.copy(), start.item_factors_.copy()
+    b, c = np.zeros(40), np.zeros(30)
+    for epoch in (1, 2):
+        row_order = training._row_order(start._get_fitted().state.seed, epoch, 40)
+        groups = grid.groups(row_order)
+        squared = sum(
+            reference.interleaved_epoch(
+                grid.cuts,
+                grid.ratings.indices,
+                grid.ratings.values,
+                row_order,
+                P,
+                Q,
+                b,
+                c,
+                groups[g],
+                groups[g + 1],
+                (g + t) % n,
+                n,
+                reference.streams_of(5, np.dtype("float64")),
+                biases,
+                model.global_mean_,
+                model.learning_rate,
+                model.regularization,
+            )
+            for t in range(n)
+            for g in range(n)
+        )
+        assert model.history_["running_mse"][epoch - 1] == pytest.approx(squared / ratings.nnz)
+    np.testing.assert_allclose(model.user_factors_, P, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(model.item_factors_, Q, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(model.user_biases_, b, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(model.item_biases_, c, rtol=1e-10, atol=1e-14)
