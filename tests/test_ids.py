@@ -251,7 +251,7 @@ def test_datetime_labels_keep_their_type():
 
 
 @pytest.mark.parametrize(
-    "null", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT")]
+    "null", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT", "s")]
 )
 def test_null_label_is_refused(null):
     with pytest.raises(ValueError, match=r"user ids must not be null, got .* at position 1"):
