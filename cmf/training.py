@@ -260,7 +260,7 @@ def train(
     ratings : CheckedRatings
         Of the factors' dtype and shape.
     parameters : Parameters
-        Learning rate, regularization, shuffle and verbose are read.
+        Learning rate, regularization, shuffle, n_factors, n_threads and verbose are read.
     history : dict
         As `new_history` gives it, or as earlier training left it.
     n_epochs : int
