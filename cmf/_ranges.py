@@ -20,8 +20,7 @@ def row_ranges(
     """Cut the rows of a CSR matrix into kernel calls of bounded length.
 
     Yields first and last + 1 of the positions in `row_order`, which may hold some of the rows only,
-    or of the rows themselves. A row is
-    never cut, however long.
+    or of the rows themselves. A row is never cut, however long.
     """
     budget = max(1, FACTORS_PER_CALL // n_factors)
     n_rows = indptr.shape[0] - 1 if row_order is None else row_order.shape[0]

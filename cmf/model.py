@@ -318,8 +318,8 @@ class MatrixFactorization:
         Notes
         -----
         Time per epoch is proportional to ``n_ratings * n_factors``. Memory over the input: the
-        factors, at most 12 bytes a rating where the input is CSR, and as much again where it must
-        be converted.
+        factors, 4 to 9 bytes a rating where the input is CSR, and about 16 more for a while where
+        it must be converted.
         """
         parameters = self._checked_parameters()
         checked = check_ratings(ratings, dtype=parameters.dtype)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_no_flag_that_changes_arithmetic_for_others():
 def test_extensions_need_only_the_c_library():
     if os.environ.get("CMF_SANITIZE") == "1":
         pytest.skip("sanitizer builds link their runtimes")
-    readelf = pytest.importorskip("shutil").which("readelf")
+    readelf = shutil.which("readelf")
     if readelf is None:
         pytest.skip("readelf is not installed")
     for extension in (PACKAGE / "_kernels").glob("*.so"):
