@@ -41,13 +41,18 @@ class Grid:
         With int32 indices that ascend inside rows if there are several strips.
     cuts : ndarray of shape (n_users * n_strips + 1,), int64
         Strip s of row u holds the entries from ``cuts[u * n_strips + s]`` to the next cut.
-    n_strips : int
-        Also the number of groups and of rounds.
+    bounds : ndarray of shape (n_strips + 1,), int64
+        Strip s holds the items from ``bounds[s]`` to the next bound.
     """
 
     ratings: CheckedRatings
     cuts: NDArray[np.int64]
-    n_strips: int
+    bounds: NDArray[np.int64]
+
+    @property
+    def n_strips(self) -> int:
+        """Number of strips, also of groups and of rounds."""
+        return self.bounds.shape[0] - 1
 
     def groups(self, row_order: NDArray[np.int64]) -> NDArray[np.int64]:
         """Deal rows to groups of about the same number of ratings.
@@ -89,7 +94,7 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
     n_users, n_items = ratings.shape
     n_strips = _n_strips(ratings.nnz, n_users, n_factors)
     if n_strips == 1:
-        return Grid(ratings, ratings.indptr, 1)
+        return Grid(ratings, ratings.indptr, np.array([0, n_items]))
     if first_unsorted(ratings.indptr, ratings.indices) >= 0:
         matrix = sparse.csr_array(
             (ratings.values, ratings.indices, ratings.indptr), shape=ratings.shape
@@ -101,7 +106,7 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
     bounds[-1] = n_items
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
     cut_rows(ratings.indptr, ratings.indices, bounds, cuts)
-    return Grid(ratings, cuts, n_strips)
+    return Grid(ratings, cuts, bounds)
 
 
 def _ratings_per_item(ratings: CheckedRatings) -> NDArray[np.int64]:

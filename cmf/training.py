@@ -23,7 +23,7 @@ from cmf._checks import (
     check_writable,
 )
 from cmf._kernels import csr
-from cmf._kernels.interleaved import interleaved_epoch
+from cmf._kernels.interleaved import interleaved_epoch, settle_rows
 from cmf._kernels.sgd import sgd_epoch as epoch_kernel
 from cmf._parameters import Parameters, check_float
 from cmf._ranges import row_ranges
@@ -322,25 +322,37 @@ class _Shuffled:
 
     def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
         """Visit every rating once and return the running sum of squared errors."""
-        grid = self.grid
+        grid, n = self.grid, self.grid.n_strips
         row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
         groups = grid.groups(row_order)
-        squared_errors = np.zeros((grid.n_strips, grid.n_strips))
+        item_scales = np.ones_like(factors.item_biases)
+        squared_errors = np.zeros((n, n))
 
         def train_block(group: int, strip: int) -> None:
+            rows = row_order[groups[group] : groups[group + 1]]
             squared_errors[group, strip] = self._run_block(
-                factors, parameters, row_order[groups[group] : groups[group + 1]], strip
+                factors, item_scales, parameters, rows, strip
             )
+            if (strip - group) % n == n - 1:  # the last group to visit this strip
+                first, last = grid.bounds[strip : strip + 2]
+                settle_rows(factors.item_factors, item_scales, first, last)
 
-        n = grid.n_strips
-        run_rounds(
-            [[partial(train_block, g, (g + t) % n) for g in range(n)] for t in range(n)],
-            self.n_threads,
-        )
+        try:
+            run_rounds(
+                [[partial(train_block, g, (g + t) % n) for g in range(n)] for t in range(n)],
+                self.n_threads,
+            )
+        finally:  # whatever ended it, the factors are of use
+            settle_rows(factors.item_factors, item_scales, 0, item_scales.shape[0])
         return math.fsum(squared_errors.flat)
 
     def _run_block(
-        self, factors: Factors, parameters: Parameters, rows: NDArray[np.int64], strip: int
+        self,
+        factors: Factors,
+        item_scales: FloatArray,
+        parameters: Parameters,
+        rows: NDArray[np.int64],
+        strip: int,
     ) -> float:
         """Train on one strip of some rows."""
         grid, ratings = self.grid, self.grid.ratings
@@ -358,6 +370,7 @@ class _Shuffled:
                 factors.item_factors,
                 factors.user_biases,
                 factors.item_biases,
+                item_scales,
                 first,
                 last,
                 strip,

@@ -13,6 +13,7 @@ def interleaved_epoch(
     item_factors: FloatArray,
     user_biases: FloatArray,
     item_biases: FloatArray,
+    item_scales: FloatArray,
     first: int,
     last: int,
     strip: int,
@@ -23,3 +24,4 @@ def interleaved_epoch(
     learning_rate: float,
     regularization: float,
 ) -> float: ...
+def settle_rows(rows: FloatArray, scales: FloatArray, first: int, last: int) -> None: ...

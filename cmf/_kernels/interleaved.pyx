@@ -24,6 +24,7 @@ cdef extern from "simd.h" nogil:
         float* item_factors
         float* user_biases
         float* item_biases
+        float* item_scales
         int64_t n_ratings
         int64_t first
         int64_t last
@@ -43,6 +44,7 @@ cdef extern from "simd.h" nogil:
         double* item_factors
         double* user_biases
         double* item_biases
+        double* item_scales
         int64_t n_ratings
         int64_t first
         int64_t last
@@ -70,6 +72,7 @@ def interleaved_epoch(
     floating[:, :] item_factors not None,       # in/out  (n_items, n_factors) padded rows
     floating[::1] user_biases not None,         # in/out  (n_users,)
     floating[::1] item_biases not None,         # in/out  (n_items,)
+    floating[::1] item_scales not None,         # in/out  (n_items,) ones at first; see settle_rows
     Py_ssize_t first,                           # positions first <= s < last of row_order
     Py_ssize_t last,
     Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
@@ -82,7 +85,8 @@ def interleaved_epoch(
 ):
     """Visit one strip of some rows of `row_order` and return the sum of squared errors.
 
-    Each error is measured just before its own step; the sum is kept in double. The GIL is released.
+    Each error is measured just before its own step; the sum is kept in double. What an item's row
+    stands for afterwards is its numbers times its scale. The GIL is released.
     """
     cdef:
         cmf_job_f32 job32
@@ -113,6 +117,7 @@ def interleaved_epoch(
         job32.item_factors = &item_factors[0, 0]
         job32.user_biases = &user_biases[0]
         job32.item_biases = &item_biases[0]
+        job32.item_scales = &item_scales[0]
         job32.n_ratings = indices.shape[0]
         job32.first = first
         job32.last = last
@@ -133,6 +138,7 @@ def interleaved_epoch(
         job64.item_factors = &item_factors[0, 0]
         job64.user_biases = &user_biases[0]
         job64.item_biases = &item_biases[0]
+        job64.item_scales = &item_scales[0]
         job64.n_ratings = indices.shape[0]
         job64.first = first
         job64.last = last
@@ -144,3 +150,26 @@ def interleaved_epoch(
         with nogil:
             squared_errors = cmf_interleaved_f64(level, &job64)
     return squared_errors
+
+
+def settle_rows(
+    floating[:, :] rows not None,       # in/out  (n_rows, n_factors)
+    floating[::1] scales not None,      # in/out  (n_rows,) ones afterwards
+    Py_ssize_t first,                   # rows first <= i < last
+    Py_ssize_t last,
+):
+    """Multiply rows by their scales, as an epoch leaves them. The GIL is released."""
+    cdef:
+        Py_ssize_t n_factors = rows.shape[1]
+        Py_ssize_t i, f
+        floating scale
+        floating* row
+
+    with nogil:
+        for i in range(first, last):
+            scale = scales[i]
+            if scale != 1:
+                row = &rows[i, 0]
+                for f in range(n_factors):
+                    row[f] *= scale
+                scales[i] = 1

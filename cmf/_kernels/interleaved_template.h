@@ -16,6 +16,13 @@
  * While a stream holds a row, the user's factors are in registers (or next to them); rows of at most
  * 8 * CMF_ROW_BYTES bytes have code of their own length, which is what makes this possible.
  *
+ * Longer rows of these are kept as a scale times a vector (L. Bottou, "Stochastic gradient descent
+ * tricks", 2012): the decay of a step then multiplies one number instead of the row, and two of
+ * five operations a vector are saved. Users' rows are settled, that is multiplied by their scale,
+ * when they are given back; items' rows by cmf_settle at the end of an epoch; both also before a
+ * scale becomes too small. With p = s x, q = t y and the decay d, the step on p, q is
+ *     s' = d s,  x' = x + (g t / s') y,   t' = d t,  y' = y + (g s' / t') x'.
+ *
  * The including file defines REAL, JOB, NAME(base), CMF_VECTOR_BYTES. Assumed, and made sure of by
  * cmf._checks and cmf.training: rows are aligned and padded with zeros (which steps leave zero), all
  * indices and orders are in range, first <= last.
@@ -63,10 +70,15 @@ typedef struct {
     int64_t next; /* position of the next rating to visit */
     int64_t end;  /* and behind the last one */
     REAL bias;
+    REAL scale; /* what the row held is still to be multiplied by */
 } NAME(stream_);
 
-/* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, and `held` says that the
- * user's row is in `user`, not in memory. Both are constants wherever `held` is true. */
+/* A scale below this is not let become any smaller: LEAST * LEAST is still a good number. */
+#define LEAST_SCALE ((REAL)0x1p-20)
+
+/* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, `held` says that the user's
+ * row is in `user`, not in memory, and `scaled` that rows have scales, which takes held rows. All
+ * are constants wherever `held` is true. */
 
 CMF_INLINE VECTOR *NAME(user_row_)(const JOB *job, int64_t row) {
     return (VECTOR *)(job->user_factors + (size_t)row * job->stride);
@@ -85,6 +97,10 @@ CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, int64_t po
     if (entry < job->n_ratings) {
         CMF_FETCH(job->indices + entry);
         CMF_FETCH(job->ratings + entry);
+        if (CMF_RATINGS_AHEAD) {
+            CMF_FETCH(job->indices + entry + CMF_RATINGS_AHEAD);
+            CMF_FETCH(job->ratings + entry + CMF_RATINGS_AHEAD);
+        }
     }
 }
 
@@ -100,6 +116,7 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
         stream->next = cut[0];
         stream->end = cut[1];
         stream->bias = job->user_biases[row];
+        stream->scale = 1;
         NAME(fetch_rows_)(job, n_blocks, position);
         if (held) {
             const VECTOR *factors = NAME(user_row_)(job, row);
@@ -110,9 +127,16 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
     return position;
 }
 
+/* Multiply a held row by its scale. */
+CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const int n_blocks) {
+    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= stream->scale;
+    stream->scale = 1;
+}
+
 /* Write the row of a stream back. */
-CMF_INLINE void NAME(give_)(const JOB *job, const NAME(stream_) * stream, const VECTOR *user,
-                            const int n_blocks, const int held) {
+CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+                            const int n_blocks, const int held, const int scaled) {
+    if (scaled) NAME(settle_)(stream, user, n_blocks);
     if (held) {
         VECTOR *factors = NAME(user_row_)(job, stream->row);
         CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user[v];
@@ -144,36 +168,110 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
     return NAME(sum_)(even + odd);
 }
 
+/* Fetch what a stream will want in a few visits, if it still holds this row then. */
+CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, int64_t position) {
+    if (CMF_RATINGS_AHEAD) {
+        CMF_FETCH(job->indices + position + CMF_RATINGS_AHEAD);
+        CMF_FETCH(job->ratings + position + CMF_RATINGS_AHEAD);
+    }
+    if (CMF_STEPS_AHEAD) {
+        int64_t ahead = position + CMF_STEPS_AHEAD;
+        if (ahead >= job->n_ratings) ahead = position;
+        size_t i = (size_t)job->indices[ahead];
+        const char *later = (const char *)(job->item_factors + i * job->stride);
+        CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(later + k * CMF_ROW_BYTES);
+    }
+}
+
+/* The scale of an item; before it becomes too small, the row is multiplied by it. */
+CMF_INLINE REAL NAME(item_scale_)(const JOB *job, VECTOR *item, const int n_blocks, int64_t i) {
+    REAL scale = job->item_scales[i];
+    if (CMF_UNLIKELY(scale < LEAST_SCALE)) {
+        /* Rare, and rolled up lest it takes registers from the rest. */
+        CMF_ROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) item[v] *= scale;
+        scale = 1;
+    }
+    return scale;
+}
+
 /* The step on the rating at a position; the squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *held_user,
-                              const int n_blocks, const int held, int64_t position, REAL decay) {
+                              const int n_blocks, const int held, const int scaled,
+                              int64_t position, REAL decay) {
+    const int n_vectors = n_blocks * PER_BLOCK;
+    const int keep = held && n_vectors <= CMF_MAX_KEPT;
     VECTOR *user = held ? held_user : NAME(user_row_)(job, stream->row);
     int64_t i = job->indices[position];
     VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * job->stride);
     REAL *item_bias = job->item_biases + i;
+    VECTOR kept[CMF_MAX_KEPT];
+    REAL item_scale = 1;
 
-    int64_t ahead = position + CMF_STEPS_AHEAD < job->n_ratings ? position + CMF_STEPS_AHEAD : position;
-    const char *later = (const char *)(job->item_factors + (size_t)job->indices[ahead] * job->stride);
-    CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(later + k * CMF_ROW_BYTES);
+    NAME(fetch_items_)(job, n_blocks, position);
+    if (scaled) item_scale = NAME(item_scale_)(job, item, n_blocks, i);
+    if (keep) CMF_UNROLL for (int v = 0; v < n_vectors; v++) {
+            kept[v] = item[v];
+            CMF_KEEP(kept[v]);
+        }
+    const VECTOR *before = keep ? kept : item;
 
-    REAL error = job->ratings[position] - job->global_mean - *item_bias - stream->bias -
-                 NAME(dot_)(user, item, n_blocks, held);
-    REAL gain = 2 * job->learning_rate * error;
+    REAL product = NAME(dot_)(user, before, n_blocks, held);
+    if (scaled) product *= stream->scale * item_scale;
+    REAL error = job->ratings[position] - job->global_mean - *item_bias - stream->bias - product;
+    REAL user_gain = 2 * job->learning_rate * error;
+    REAL item_gain = user_gain;
     REAL bias_gain = 2 * job->bias_rate * error;
+    if (scaled) {
+        REAL s = stream->scale * decay, t = item_scale * decay;
+        REAL inverse = 1 / (s * t); /* does not wait for the error */
+        user_gain *= item_scale * t * inverse;
+        item_gain *= s * s * inverse;
+        stream->scale = s;
+        job->item_scales[i] = t;
+    }
     CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
-            VECTOR before = item[v];
-            VECTOR moved = decay * user[v] + gain * before;
+            VECTOR moved = user[v], other = before[v];
+            if (!scaled) moved *= decay;
+            moved += user_gain * other;
+            if (!scaled) other *= decay;
             user[v] = moved;
-            item[v] = decay * before + gain * moved;
+            item[v] = other + item_gain * moved;
         }
     stream->bias = decay * stream->bias + bias_gain;
     *item_bias = decay * *item_bias + bias_gain;
     return (double)error * (double)error;
 }
 
+/* Visits of one row in a turn after which its scale can at most be the square root of LEAST_SCALE
+ * smaller: a power of two. */
+CMF_INLINE int64_t NAME(most_turns_)(REAL decay) {
+    int64_t turns = 1;
+    for (REAL scale = decay * decay; scale > (REAL)0x1p-10 && turns < INT64_C(1) << 40;
+         scale *= scale)
+        turns *= 2;
+    return turns;
+}
+
+/* The visits of a row that no other stream takes turns with. */
+CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+                                const int n_blocks, const int held, const int scaled, REAL decay,
+                                int64_t most_turns) {
+    double squared = 0;
+    while (stream->next < stream->end) {
+        int64_t left = stream->end - stream->next;
+        int64_t until = stream->next + (left < most_turns ? left : most_turns);
+        for (int64_t j = stream->next; j < until; j++)
+            squared += NAME(step_)(job, stream, user, n_blocks, held, scaled, j, decay);
+        stream->next = until;
+        if (scaled) NAME(settle_)(stream, user, n_blocks);
+    }
+    NAME(give_)(job, stream, user, n_blocks, held, scaled);
+    return squared;
+}
+
 CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n_streams,
-                               const int held) {
+                               const int held, const int scaled) {
     /* A copy that nothing else can point to: no store to a row can change it. */
     const JOB own = *given;
     const JOB *job = &own;
@@ -181,6 +279,7 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     NAME(stream_) streams[CMF_MAX_STREAMS];
     double squared[CMF_MAX_STREAMS] = {0};
     const REAL decay = 1 - job->learning_rate * job->regularization;
+    const int64_t most_turns = scaled ? NAME(most_turns_)(decay) : INT64_MAX;
     int64_t position = job->first;
     int active = 1;
 
@@ -189,30 +288,32 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
         active = active && streams[m].row >= 0;
     }
     while (active) {
-        int64_t turns = streams[0].end - streams[0].next;
-        CMF_UNROLL for (int m = 1; m < n_streams; m++) {
+        int64_t turns = most_turns;
+        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
             int64_t left = streams[m].end - streams[m].next;
             turns = left < turns ? left : turns;
         }
         for (int64_t turn = 0; turn < turns; turn++)
             CMF_UNROLL for (int m = 0; m < n_streams; m++)
-                squared[m] += NAME(step_)(job, &streams[m], users[m], n_blocks, held,
+                squared[m] += NAME(step_)(job, &streams[m], users[m], n_blocks, held, scaled,
                                           streams[m].next + turn, decay);
         CMF_UNROLL for (int m = 0; m < n_streams; m++) {
             streams[m].next += turns;
             if (streams[m].next == streams[m].end) {
-                NAME(give_)(job, &streams[m], users[m], n_blocks, held);
+                NAME(give_)(job, &streams[m], users[m], n_blocks, held, scaled);
                 position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, position);
                 active = active && streams[m].row >= 0;
+            } else if (scaled && CMF_UNLIKELY(streams[m].scale < (REAL)0x1p-10)) {
+                NAME(settle_)(&streams[m], users[m], n_blocks);
             }
         }
     }
     double total = 0;
     CMF_UNROLL for (int m = 0; m < n_streams; m++) {
         if (streams[m].row >= 0) {
-            for (int64_t j = streams[m].next; j < streams[m].end; j++)
-                squared[m] += NAME(step_)(job, &streams[m], users[m], n_blocks, held, j, decay);
-            NAME(give_)(job, &streams[m], users[m], n_blocks, held);
+            if (scaled) NAME(settle_)(&streams[m], users[m], n_blocks);
+            squared[m] += NAME(finish_)(job, &streams[m], users[m], n_blocks, held, scaled, decay,
+                                        most_turns);
         }
         total += squared[m];
     }
@@ -221,19 +322,30 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
 
 double NAME(cmf_interleaved_)(const JOB *job) {
     const int n_blocks = (int)(job->stride * sizeof(REAL) / CMF_ROW_BYTES);
+    /* Scales want a decay that is not far from 1, which rates of use are not. */
+    const int mild = 1 - job->learning_rate * job->regularization >= (REAL)0.5;
+#define CMF_OF(n)                                                                                  \
+    case n:                                                                                        \
+        if (mild || !CMF_SCALED(n))                                                                \
+            return NAME(epoch_)(job, n, CMF_STREAMS(n), 1, CMF_SCALED(n));                         \
+        break;
     switch (n_blocks) {
-    case 1: return NAME(epoch_)(job, 1, CMF_STREAMS(1), 1);
-    case 2: return NAME(epoch_)(job, 2, CMF_STREAMS(2), 1);
-    case 3: return NAME(epoch_)(job, 3, CMF_STREAMS(3), 1);
-    case 4: return NAME(epoch_)(job, 4, CMF_STREAMS(4), 1);
-    case 5: return NAME(epoch_)(job, 5, CMF_STREAMS(5), 1);
-    case 6: return NAME(epoch_)(job, 6, CMF_STREAMS(6), 1);
-    case 7: return NAME(epoch_)(job, 7, CMF_STREAMS(7), 1);
-    case 8: return NAME(epoch_)(job, 8, CMF_STREAMS(8), 1);
-    default: return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9), 0);
+        CMF_OF(1)
+        CMF_OF(2)
+        CMF_OF(3)
+        CMF_OF(4)
+        CMF_OF(5)
+        CMF_OF(6)
+        CMF_OF(7)
+        CMF_OF(8)
+    default: break;
     }
+#undef CMF_OF
+    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4), 0, 0);
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9), 0, 0);
 }
 
 #undef VECTOR
 #undef LANES
 #undef PER_BLOCK
+#undef LEAST_SCALE

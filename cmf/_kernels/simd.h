@@ -29,6 +29,7 @@ int cmf_highest_level(void);
         REAL *item_factors;         /* (n_items, stride), aligned and padded */                    \
         REAL *user_biases;          /* (n_users,) */                                               \
         REAL *item_biases;          /* (n_items,) */                                               \
+        REAL *item_scales;          /* (n_items,) what item rows are still to be multiplied by */  \
         int64_t n_ratings;          /* nnz */                                                      \
         int64_t first, last;        /* positions of row_order to visit */                          \
         size_t stride;              /* numbers from row to row, a multiple of CMF_ROW_BYTES */     \

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, make_problem
 
-from cmf._kernels.interleaved import highest_level, interleaved_epoch
+from cmf._kernels.interleaved import highest_level, interleaved_epoch, settle_rows
 from cmf._rows import copy_rows, padded_numbers, zero_rows
 
 LEVELS = range(highest_level() + 1)
@@ -49,10 +49,20 @@ def run(problem, level, **visited):
     """Run one epoch on padded copies of the factors; the padding must come back as it was."""
     P, Q = copy_rows(problem.user_factors), copy_rows(problem.item_factors)
     b, c = problem.user_biases.copy(), problem.item_biases.copy()
-    total = interleaved_epoch(*arguments(problem, (P, Q, b, c), level, **visited))
+    total = settled_epoch(*arguments(problem, (P, Q, b, c), level, **visited))
     for rows in (P, Q):
         assert not padding(rows).any()
     return Outcome(total, P, Q, b, c)
+
+
+def settled_epoch(*given):
+    """Run one epoch and settle the items' rows, as training does."""
+    *arrays, Q, b, c = given[:8]
+    scales = np.ones(len(c), dtype=c.dtype)
+    total = interleaved_epoch(*arrays, Q, b, c, scales, *given[8:])
+    settle_rows(Q, scales, 0, len(c))
+    assert (scales == 1).all()
+    return total
 
 
 def run_twin(problem, *, n_streams=None, **visited):
@@ -405,6 +415,67 @@ def test_levels_agree_but_for_rounding(dtype, n_factors, rng):
         assert_equals_twin(found, outcomes[0])
 
 
+def shrinking_problem(rng, n_factors, dtype, decay):
+    """Return a problem of long rows whose factors are multiplied by `decay` at every visit."""
+    problem = make_problem(
+        rng,
+        rated_rows(rng, [90, 3, 90, 41, 0, 90, 17], n_items=90),
+        n_factors,
+        dtype=dtype,
+        learning_rate=2.0**-7,
+        regularization=(1 - decay) * 2.0**7,
+        global_mean=0.5,
+    )
+    # Small ratings, so that the factors follow their decay and do not settle elsewhere.
+    return replace(problem, ratings=(0.5 + problem.ratings / 16).astype(dtype))
+
+
+# Rows of at least three blocks have scales, unless the decay is below 1/2. A row's scale is at
+# decay**90 before rows are given back: with 0.9, 0.75 and 0.5 far below what scales may become.
+@pytest.mark.parametrize("decay", [1.0, 0.9, 0.75, 0.5, 0.49, 0.25, 0.0, -0.5])
+@pytest.mark.parametrize("n_blocks", [1, 3, 4, 8, 9])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_strong_regularization_equals_its_twin(level, dtype, n_blocks, decay, rng):
+    problem = shrinking_problem(rng, n_blocks * 64 // np.dtype(dtype).itemsize, dtype, decay)
+    problem = replace(
+        problem,
+        indices=np.where(rng.random(len(problem.indices)) < 0.3, 0, problem.indices).astype(
+            np.int32
+        ),  # one item that is visited most of the time
+    )
+    found, expected = run(problem, level), run_twin(problem)
+    assert_equals_twin(found, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_scales_stay_within_their_bounds(level, dtype, rng):
+    problem = shrinking_problem(rng, 200 if dtype == np.float32 else 100, dtype, 0.9)
+    for n_factors in (64 // np.dtype(dtype).itemsize * 3, problem.user_factors.shape[1]):
+        rows = [
+            copy_rows(np.ascontiguousarray(array[:, :n_factors])) for array in model_of(problem)[:2]
+        ]
+        scales = np.ones(problem.n_items, dtype=dtype)
+        given = arguments(problem, (*rows, *(b.copy() for b in model_of(problem)[2:])), level)
+        interleaved_epoch(*given[:8], scales, *given[8:])
+        assert (scales > 2.0**-21).all()
+        assert (scales <= 1).all()
+        # Rows this short have no scales of their own; these have.
+        assert (scales < 1).any() == (n_factors * np.dtype(dtype).itemsize <= 512)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_settled_rows_are_multiplied_by_their_scales(dtype, rng):
+    rows = copy_rows(rng.normal(size=(5, 7)).astype(dtype))
+    scales = np.array([1, 0.5, 0.25, 2, 0.75], dtype=dtype)
+    expected = rows * np.array([1, 0.5, 0.25, 1, 1], dtype=dtype)[:, None]
+    settle_rows(rows, scales, 1, 3)
+    np.testing.assert_array_equal(rows, expected)
+    assert scales.tolist() == [1, 1, 1, 2, 0.75]
+    assert not padding(rows).any()
+
+
 # --- what stays -----------------------------------------------------------------------------------
 
 
@@ -462,7 +533,7 @@ def test_every_call_starts_anew(level, drawn, data):
     b, c = problem.user_biases.copy(), problem.item_biases.copy()
     expected = problem
     for rows in itertools.pairwise([0, *sorted(cuts), problem.n_users]):
-        interleaved_epoch(*arguments(problem, (P, Q, b, c), level, biased=biased, rows=rows))
+        settled_epoch(*arguments(problem, (P, Q, b, c), level, biased=biased, rows=rows))
         after = run(expected, level, biased=biased, rows=rows)
         expected = replace(expected, **after.model)
     assert_identical((P, Q, b, c), model_of(expected))
@@ -517,7 +588,7 @@ def test_rows_that_are_not_padded_and_aligned_are_refused(wrong, which, dtype, n
     arrays += [problem.user_biases.copy(), problem.item_biases.copy()]
     before = [array.copy() for array in arrays]
     with pytest.raises(ValueError, match="rows must be padded and aligned"):
-        interleaved_epoch(*arguments(problem, arrays, 0))
+        settled_epoch(*arguments(problem, arrays, 0))
     assert_identical(arrays, before)
 
 
