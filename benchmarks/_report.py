@@ -44,9 +44,14 @@ def interleave(contestants: Mapping[str, Callable[[], float]], rounds: int) -> T
     return times
 
 
+def ratios(times: Times, slow: str, fast: str) -> list[float]:
+    """Return how many times as long `slow` takes, round by round."""
+    return [s / f for s, f in zip(times[slow], times[fast], strict=True)]
+
+
 def ratio(times: Times, slow: str, fast: str) -> float:
     """Return how many times as long `slow` takes: the median of the ratios of each round."""
-    return statistics.median(s / f for s, f in zip(times[slow], times[fast], strict=True))
+    return statistics.median(ratios(times, slow, fast))
 
 
 def spread(seconds: Sequence[float]) -> str:

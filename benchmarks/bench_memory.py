@@ -27,6 +27,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 import cmf
+from benchmarks._memory import peak_memory
 from benchmarks._report import parser, print_machine, print_table
 from benchmarks.problems import generated
 
@@ -91,24 +92,12 @@ def _measure(folder: str, shuffle: bool, traced: bool) -> None:
         model.fit(ratings)
         peak = tracemalloc.get_traced_memory()[1]
     else:
-        before = _peak_memory()
+        before = peak_memory()
         model.fit(ratings)
-        peak = _peak_memory() - before
+        peak = peak_memory() - before
     arrays = ("user_factors_", "item_factors_", "user_biases_", "item_biases_")
     factors = sum(getattr(model, name).nbytes for name in arrays)
     print((peak - factors) / ratings.nnz)
-
-
-def _peak_memory() -> int:
-    """Return the most memory that this program has had in use, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux hands ru_maxrss on from a parent process to its child; this number it does not.
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    import resource  # of Unix systems only
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -7,50 +7,14 @@ MovieLens is taken from the folder that ``CMF_DATA_HOME`` names or from the cach
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-from scipy.sparse import csr_array
+from dataclasses import replace
+from typing import Literal
 
 import cmf
+from benchmarks._problem import Problem
 from cmf.model_selection import KFold
 
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Ratings to train on, ratings to measure on, and what there is to know about them."""
-
-    name: str
-    train: csr_array
-    test: csr_array
-    low: float = -np.inf  # predictions are clipped to the rating scale, where there is one
-    high: float = np.inf
-    best_rmse: float | None = None  # of generated ratings: the standard deviation of the noise
-
-    def rmse(self, predicted: Any) -> float:
-        """Return the RMSE of predictions of the test ratings, in stored order, once clipped."""
-        return cmf.metrics.rmse(self.test.data, np.clip(predicted, self.low, self.high))
-
-    def model_rmse(self, model: cmf.MatrixFactorization) -> float:
-        """Return the clipped RMSE of a fitted model on the test ratings."""
-        return self.rmse(model.predict(*self.test_pairs()))
-
-    def test_pairs(self) -> tuple[Any, Any]:
-        """Return rows and columns of the test ratings, in stored order."""
-        rows, columns = self.test.tocoo().coords
-        return rows, columns
-
-    def describe(self) -> str:
-        """Return one line for the head of a table."""
-        n_users, n_items = self.train.shape
-        floor = "" if self.best_rmse is None else f", noise {self.best_rmse:g}"
-        return (
-            f"{self.name}: {n_users:,} users x {n_items:,} items, {self.train.nnz:,} ratings to "
-            f"train on, {self.test.nnz:,} to test on{floor}"
-        )
 
 
 def movielens(name: Literal["100k", "1m"], dtype: str = "float32") -> Problem:
@@ -76,12 +40,16 @@ def generated(
     n_items: int,
     n_ratings: int,
     *,
+    n_test: int | None = None,
     noise: float = 0.8,
     scale: float = 1.0,
     dtype: str = "float32",
 ) -> Problem:
-    """Return generated ratings, a fifth held out; `scale` multiplies all but the noise."""
-    n_test = n_ratings // 5
+    """Return generated ratings, `n_test` of them or a fifth held out.
+
+    `scale` multiplies all but the noise.
+    """
+    n_test = n_ratings // 5 if n_test is None else n_test
     data = cmf.datasets.make_ratings(
         n_users,
         n_items,
@@ -105,3 +73,24 @@ def main_problem(*, quick: bool) -> Problem:
         return movielens("1m")
     except cmf.DatasetNotFoundError:
         return generated(6_040, 3_706, 1_000_000)
+
+
+def small_problem() -> Problem:
+    """Return the first fold of MovieLens 100K, or generated ratings of its shape."""
+    try:
+        return movielens("100k")
+    except cmf.DatasetNotFoundError:
+        return generated(943, 1_682, 100_000)
+
+
+def large_problem(*, quick: bool) -> Problem:
+    """Return generated ratings in the shape of MovieLens 10M, or a tenth of them.
+
+    Its 9 million training ratings are few for each of many users and items: the factors are larger
+    than the second-level cache of most processors, as those of MovieLens 1M are not.
+    """
+    if quick:
+        problem = generated(7_000, 3_400, 1_000_000, n_test=100_000)
+    else:
+        problem = generated(69_878, 10_677, 10_000_000, n_test=1_000_000)
+    return replace(problem, name="generated like MovieLens 10M")

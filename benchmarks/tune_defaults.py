@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cmf
+from benchmarks._problem import Problem
 from benchmarks._report import parser, print_machine, print_table
-from benchmarks.problems import SEED, Problem, generated, movielens, movielens_folds
+from benchmarks.problems import SEED, generated, movielens, movielens_folds
 from cmf.model_selection import train_test_split
 
 PRESENT = cmf.MatrixFactorization()
