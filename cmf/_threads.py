@@ -10,15 +10,17 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
-__all__ = ["available_cpus", "run_rounds", "thread_count"]
+__all__ = ["Team", "available_cpus", "thread_count"]
 
 VARIABLE = "CMF_NUM_THREADS"
 CGROUP = Path("/sys/fs/cgroup")
 
-Task = Callable[[], None]
+Task = Callable[[int, int], None]
 
 
 def thread_count(n_threads: int | None) -> int:
@@ -48,77 +50,160 @@ def available_cpus() -> int:
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
-def run_rounds(rounds: Sequence[Sequence[Task]], n_threads: int) -> None:
-    """Run the tasks of each round, in any order and at once, one round after the other.
+class Team:
+    """Threads that go through grids of blocks together, one grid after the other.
+
+    They are made when the first grid needs them and joined at the end of the ``with`` statement.
 
     Parameters
     ----------
-    rounds : sequence of sequences of callables
-        Tasks of one round must not touch each other's data.
     n_threads : int
-        Threads to use. With one, everything runs in the calling thread, in order.
-
-    Raises
-    ------
-    BaseException
-        What the first task raised that raised; other tasks of its round may have run.
-    KeyboardInterrupt
-        After every thread has finished the task it was in.
+        Threads to use. With one, everything runs in the calling thread.
     """
-    n_workers = min(n_threads, max((len(tasks) for tasks in rounds), default=0))
-    if n_workers <= 1:
-        for tasks in rounds:
-            for task in tasks:
-                task()
-        return
-    _Team(rounds, n_workers).run()
 
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self.pid = 0
+        self.threads: list[threading.Thread] = []
+        self.orders: SimpleQueue[_Schedule | None] = SimpleQueue()
+        self.done: SimpleQueue[None] = SimpleQueue()
 
-class _Team:
-    """Threads that go through the rounds together."""
+    def __enter__(self) -> Team:
+        return self
 
-    def __init__(self, rounds: Sequence[Sequence[Task]], n_workers: int) -> None:
-        self.rounds = rounds
-        self.n_workers = n_workers
-        self.barrier = threading.Barrier(n_workers)
-        self.errors: list[BaseException] = []
+    def __exit__(self, *error: object) -> None:
+        for _ in self.threads:
+            self.orders.put(None)
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join()
 
-    def run(self) -> None:
-        """Start the threads, wait for them, and raise what went wrong."""
-        threads = [
-            threading.Thread(target=self.work, args=(number,), daemon=True)
-            for number in range(self.n_workers)
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    # Waiting without an end would keep Ctrl-C waiting too on some systems.
-                    thread.join(timeout=0.1)
-        except BaseException:
-            self.barrier.abort()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            raise
-        if self.errors:
-            raise self.errors[0]
+    def run_grid(self, task: Task, n: int) -> None:
+        """Run ``task(group, strip)`` for all groups and strips from 0 to ``n - 1``.
 
-    def work(self, number: int) -> None:
-        """Do every n-th task of each round; wait for the others between rounds."""
-        try:
-            for tasks in self.rounds:
-                for task in tasks[number :: self.n_workers]:
-                    if self.barrier.broken:
-                        return
-                    task()
-                self.barrier.wait()
-        except threading.BrokenBarrierError:
+        The blocks of one group run one after the other, beginning with the strip of the group's
+        own number and going up, behind the last to the first; so do those of one strip, by falling
+        groups. All else may run at once: tasks of different groups and different strips must not
+        touch each other's data. What the tasks compute does not depend on the number of threads.
+
+        Parameters
+        ----------
+        task : callable
+            Called with the numbers of group and strip. The first exception that any of them raises
+            is raised here, and so is Ctrl-C, once every thread has finished the task it was in.
+        n : int
+            Number of groups and of strips.
+        """
+        n_workers = min(self.n_threads, n)
+        if n_workers <= 1:
+            for done in range(n):
+                for group in range(n):
+                    task(group, (group + done) % n)
             return
+        schedule = _Schedule(task, n)
+        self._start(n_workers)
+        try:
+            for _ in range(n_workers):
+                self.orders.put(schedule)
+            self._wait_for(schedule)
+        except BaseException:
+            schedule.stopped = True
+            self._wait_for(schedule)
+            raise
+        if schedule.errors:
+            raise schedule.errors[0]
+
+    def _wait_for(self, schedule: _Schedule) -> None:
+        """Wait until no thread is at work on a schedule, and none will be."""
+        while not schedule.is_over():
+            # Waiting without an end would keep Ctrl-C waiting too on some systems.
+            with suppress(Empty):
+                self.done.get(timeout=0.1)
+
+    def _start(self, n_workers: int) -> None:
+        """Make threads that are still missing; all, in a process that was forked meanwhile."""
+        if self.pid != os.getpid():
+            self.pid = os.getpid()
+            self.threads, self.orders, self.done = [], SimpleQueue(), SimpleQueue()
+        while len(self.threads) < n_workers:
+            thread = threading.Thread(target=_work, args=(self.orders, self.done), daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+
+def _work(orders: SimpleQueue[_Schedule | None], done: SimpleQueue[None]) -> None:
+    """Take part in every schedule that is ordered, until None is."""
+    while (schedule := orders.get()) is not None:
+        schedule.work()
+        done.put(None)
+
+
+class _Schedule:
+    """Which block of a grid is next, and what went wrong.
+
+    In round t group g is to meet strip (g + t) mod n. It may as soon as it has finished the round
+    before, and so has group g + 1, which had that strip then.
+    """
+
+    def __init__(self, task: Task, n: int) -> None:
+        self.task = task
+        self.n = n
+        self.rounds_taken = [0] * n
+        self.rounds_done = [0] * n
+        self.changed = threading.Condition(threading.Lock())
+        self.stopped = False
+        self.errors: list[BaseException] = []
+        self.came: list[int] = []
+        self.left: list[int] = []
+
+    def is_over(self) -> bool:
+        """Tell whether every thread that came has left, and those that still come leave at once."""
+        at_an_end = self.stopped or min(self.rounds_done) == self.n
+        return at_an_end and len(self.left) == len(self.came)
+
+    def work(self) -> None:
+        """Do one block after the other until none is left."""
+        self.came.append(threading.get_ident())
+        try:
+            group = self._next(None)
+            while group is not None:
+                self.task(group, (group + self.rounds_done[group]) % self.n)
+                group = self._next(group)
         except BaseException as error:
             self.errors.append(error)
-            self.barrier.abort()
+            self.stopped = True
+            with self.changed:
+                self.changed.notify_all()
+        finally:
+            self.left.append(threading.get_ident())
+
+    def _next(self, finished: int | None) -> int | None:
+        """Note that a group has finished a round, and take the next block there is; wait for it."""
+        with self.changed:
+            if finished is not None:
+                self.rounds_done[finished] += 1
+                self.changed.notify_all()
+            while not self.stopped:
+                group = self._ready()
+                if group is not None:
+                    self.rounds_taken[group] += 1
+                    return group
+                if min(self.rounds_taken) == self.n:
+                    break
+                self.changed.wait()
+            return None
+
+    def _ready(self) -> int | None:
+        """Return the group, among those that may go on, that is furthest behind."""
+        found, least = None, self.n
+        for group, rounds in enumerate(self.rounds_taken):
+            if (
+                rounds < least
+                and self.rounds_done[group] == rounds
+                and self.rounds_done[group + 1 - self.n] >= rounds
+            ):
+                found, least = group, rounds
+        return found
 
 
 def _inside_joblib() -> bool:

@@ -8,11 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmf._checks import (
     CheckedRatings,
@@ -23,17 +21,15 @@ from cmf._checks import (
     check_writable,
 )
 from cmf._kernels import csr
-from cmf._kernels.interleaved import interleaved_epoch, settle_rows
 from cmf._kernels.sgd import sgd_epoch as epoch_kernel
 from cmf._parameters import Parameters, check_float
 from cmf._ranges import row_ranges
 from cmf._rows import padded_numbers
 from cmf._state import HISTORY_COLUMNS, Factors
-from cmf._threads import run_rounds, thread_count
+from cmf._threads import Team, thread_count
 from cmf._typing import FloatArray, RatingsLike
-from cmf.config import simd_level
+from cmf.epochs import make_epochs
 from cmf.exceptions import DivergenceError
-from cmf.grid import make_grid
 from cmf.losses import Loss, exact_loss, regularization_term, validation_errors
 
 __all__ = [
@@ -284,13 +280,19 @@ def train(
         If a factor, a bias or the loss is no longer finite after an epoch.
     """
     last_epoch = first_epoch + n_epochs - 1
-    epochs = _epochs(ratings, parameters, seed)
-    with _Progress(parameters.verbose, n_epochs) as progress:
+    with (
+        _Progress(parameters.verbose, n_epochs) as progress,
+        Team(thread_count(parameters.n_threads)) as team,
+    ):
+        epochs = make_epochs(ratings, parameters, seed, team)
         for epoch in range(first_epoch, last_epoch + 1):
             started = time.perf_counter()
             squared_errors = epochs.run(factors, parameters, epoch)
             seconds = time.perf_counter() - started
-            _refuse_divergence(factors, squared_errors, parameters.learning_rate, epoch, history)
+            penalty = regularization_term(factors, parameters.regularization)
+            _refuse_divergence(
+                factors, squared_errors, penalty, parameters.learning_rate, epoch, history
+            )
             report = _measure(
                 factors,
                 ratings,
@@ -299,6 +301,7 @@ def train(
                 last_epoch=last_epoch,
                 seconds=seconds,
                 running_mse=squared_errors / ratings.nnz,
+                penalty=penalty,
                 exact=exact or epoch == last_epoch,
                 validation=validation,
             )
@@ -311,129 +314,16 @@ def train(
                 break
 
 
-class _Shuffled:
-    """Epochs over users in random order, several of them in turns, block by block of a grid."""
-
-    def __init__(self, ratings: CheckedRatings, parameters: Parameters, seed: int) -> None:
-        self.seed = seed
-        self.level = simd_level()
-        self.n_threads = thread_count(parameters.n_threads)
-        self.grid = make_grid(ratings, parameters.n_factors)
-
-    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
-        """Visit every rating once and return the running sum of squared errors."""
-        grid, n = self.grid, self.grid.n_strips
-        row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
-        groups = grid.groups(row_order)
-        item_scales = np.ones_like(factors.item_biases)
-        squared_errors = np.zeros((n, n))
-
-        def train_block(group: int, strip: int) -> None:
-            rows = row_order[groups[group] : groups[group + 1]]
-            squared_errors[group, strip] = self._run_block(
-                factors, item_scales, parameters, rows, strip
-            )
-            if (strip - group) % n == n - 1:  # the last group to visit this strip
-                first, last = grid.bounds[strip : strip + 2]
-                settle_rows(factors.item_factors, item_scales, first, last)
-
-        try:
-            run_rounds(
-                [[partial(train_block, g, (g + t) % n) for g in range(n)] for t in range(n)],
-                self.n_threads,
-            )
-        finally:  # whatever ended it, the factors are of use
-            settle_rows(factors.item_factors, item_scales, 0, item_scales.shape[0])
-        return math.fsum(squared_errors.flat)
-
-    def _run_block(
-        self,
-        factors: Factors,
-        item_scales: FloatArray,
-        parameters: Parameters,
-        rows: NDArray[np.int64],
-        strip: int,
-    ) -> float:
-        """Train on one strip of some rows."""
-        grid, ratings = self.grid, self.grid.ratings
-        indices: Any = ratings.indices
-        total = 0.0
-        if rows.shape[0] == 0:
-            return total
-        for first, last in row_ranges(ratings.indptr, factors.n_factors, rows):
-            total += interleaved_epoch(
-                grid.cuts,
-                indices,
-                ratings.values,
-                rows,
-                factors.user_factors,
-                factors.item_factors,
-                factors.user_biases,
-                factors.item_biases,
-                item_scales,
-                first,
-                last,
-                strip,
-                grid.n_strips,
-                self.level,
-                factors.biased,
-                factors.global_mean,
-                parameters.learning_rate,
-                parameters.regularization,
-            )
-        return total
-
-
-class _InRows:
-    """Epochs over users one after the other, in stored or in random order."""
-
-    def __init__(self, ratings: CheckedRatings, seed: int | None) -> None:
-        self.ratings = ratings
-        self.seed = seed
-
-    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
-        """Visit every rating once and return the running sum of squared errors."""
-        ratings = self.ratings
-        row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
-        total = 0.0
-        for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
-            total += epoch_kernel(
-                ratings.indptr,
-                ratings.indices,
-                ratings.values,
-                row_order,
-                None,
-                factors.user_factors,
-                factors.item_factors,
-                factors.user_biases if factors.biased else None,
-                factors.item_biases if factors.biased else None,
-                first,
-                last,
-                factors.global_mean,
-                parameters.learning_rate,
-                parameters.regularization,
-            )
-        return total
-
-
-def _epochs(ratings: CheckedRatings, parameters: Parameters, seed: int) -> _Shuffled | _InRows:
-    if not parameters.shuffle:
-        return _InRows(ratings, None)
-    if ratings.indices.dtype != np.int32:  # more items than an int32 can number
-        return _InRows(ratings, seed)
-    return _Shuffled(ratings, parameters, seed)
-
-
-def _row_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
-    """Return a permutation of the rows that depends on the seed and the epoch alone."""
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
-    return generator.permutation(n_rows).astype(np.int64, copy=False)
-
-
 def _refuse_divergence(
-    factors: Factors, squared_errors: float, learning_rate: float, epoch: int, history: History
+    factors: Factors,
+    squared_errors: float,
+    penalty: float,
+    learning_rate: float,
+    epoch: int,
+    history: History,
 ) -> None:
-    if math.isfinite(squared_errors) and all_finite(factors):
+    # A finite sum of squares is one of finite numbers; an infinite one may be, too.
+    if math.isfinite(squared_errors) and (math.isfinite(penalty) or all_finite(factors)):
         return
     last = history["running_total"][-1] if history["running_total"] else None
     raise DivergenceError(
@@ -482,10 +372,10 @@ def _measure(
     last_epoch: int,
     seconds: float,
     running_mse: float,
+    penalty: float,
     exact: bool,
     validation: CheckedRatings | None,
 ) -> EpochReport:
-    penalty = regularization_term(factors, parameters.regularization)
     errors = (None, None) if validation is None else validation_errors(validation, factors)
     return EpochReport(
         epoch=epoch,

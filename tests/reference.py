@@ -106,34 +106,59 @@ def interleaved_epoch(
     item_factors,
     user_biases,
     item_biases,
+    user_records,
+    item_records,
     first,
     last,
     strip,
     n_strips,
     n_streams,  # where the kernel has the level, which is not to matter
-    biased,
     global_mean,
-    learning_rate,
-    regularization,
+    user_rate,
+    item_rate,
+    bias_rate,
+    user_decay,
+    item_decay,
+    user_bias_decay,
+    item_bias_decay,
+    gradient_weight,
 ):
     """Visit a strip of the rows at positions first to last - 1 in turns; return the running sum."""
-    visits = interleaved_visits(cuts, row_order[first:last], n_streams, strip, n_strips)
-    errors = [
-        visit(
-            u,
-            int(indices[position]),
-            float(ratings[position]),
-            user_factors,
-            item_factors,
-            user_biases if biased else None,
-            item_biases if biased else None,
-            global_mean,
-            learning_rate,
-            regularization,
-        )
-        for u, position in visits
-    ]
-    return math.fsum(error * error for error in errors)
+    P, Q, b, c = user_factors, item_factors, user_biases, item_biases
+    total = []
+    for u, j in interleaved_visits(cuts, row_order[first:last], n_streams, strip, n_strips):
+        i = int(indices[j])
+        error = float(ratings[j]) - prediction(u, i, P, Q, b, c, global_mean)
+        total.append(error * error)
+        alpha, beta = user_rate, item_rate
+        if user_records is not None:
+            alpha, user_decay, user_bias_decay = own_rates(user_records[u], alpha, bias_rate)
+            beta, item_decay, item_bias_decay = own_rates(item_records[i], beta, bias_rate)
+            user_records[u, 0] += gradient_weight * squared_gradient(
+                user_records[u], error, P[u], Q[i]
+            )
+        P[u] = [user_decay * x + alpha * error * y for x, y in zip(P[u], Q[i], strict=True)]
+        if user_records is not None:
+            item_records[i, 0] += gradient_weight * squared_gradient(
+                item_records[i], error, Q[i], P[u]
+            )
+        Q[i] = [item_decay * y + beta * error * x for x, y in zip(P[u], Q[i], strict=True)]
+        b[u] = user_bias_decay * b[u] + bias_rate * error
+        c[i] = item_bias_decay * c[i] + bias_rate * error
+    return math.fsum(total)
+
+
+def own_rates(record, rate, bias_rate):
+    """Return the rate of a row's next step, and the decays of the row and its bias."""
+    rate = rate / math.sqrt(record[0])
+    return rate, 1 - rate * record[2], 1 - bias_rate * record[3]
+
+
+def squared_gradient(record, error, row, other):
+    """Return the squared length of e q - l p."""
+    return math.fsum(
+        (error * float(y) - record[2] * float(x)) ** 2 for x, y in zip(row, other, strict=True)
+    )
 
 
 # --- loss ---------------------------------------------------------------------------------------
@@ -260,4 +285,13 @@ def first_duplicate(indptr, indices, last_row):
             if int(indices[position]) in seen:
                 return position
             seen.add(int(indices[position]))
+    return -1
+
+
+def first_unsorted(indptr, indices):
+    """Return the position of the first index not above the one before it in its row, or -1."""
+    for start, end in zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True):
+        for position in range(start + 1, end):
+            if indices[position] <= indices[position - 1]:
+                return position
     return -1

@@ -8,8 +8,8 @@ import reference
 from scipy import sparse
 
 import cmf
+from cmf import epochs
 from cmf import grid as grid_module
-from cmf import training
 from cmf._checks import check_ratings
 from cmf.grid import make_grid
 
@@ -148,8 +148,10 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases):
     assert n >= 4
     P, Q = start.user_factors_.copy(), start.item_factors_.copy()
     b, c = np.zeros(40), np.zeros(30)
+    rate, decay = 2 * model.learning_rate, 1 - model.learning_rate * model.regularization
+    rates = rate, rate, rate if biases else 0.0, *[decay] * 4, 0.0
     for epoch in (1, 2):
-        row_order = training._row_order(start._get_fitted().state.seed, epoch, 40)
+        row_order = epochs._row_order(start._get_fitted().state.seed, epoch, 40)
         groups = grid.groups(row_order)
         squared = sum(
             reference.interleaved_epoch(
@@ -161,15 +163,15 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases):
                 Q,
                 b,
                 c,
+                None,
+                None,
                 groups[g],
                 groups[g + 1],
                 (g + t) % n,
                 n,
                 reference.streams_of(5, np.dtype("float64")),
-                biases,
                 model.global_mean_,
-                model.learning_rate,
-                model.regularization,
+                *rates,
             )
             for t in range(n)
             for g in range(n)

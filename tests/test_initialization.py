@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -66,10 +67,21 @@ def test_scaled_starts_predict_with_the_same_spread_whatever_the_number_of_facto
     np.testing.assert_allclose(spread, 1.0, rtol=0.15)
 
 
+def test_normal_numbers_are_the_quantiles_of_the_normal_distribution():
+    quantiles = initialization._quantiles()
+    assert quantiles.shape == (2**16,)
+    positions = [0, 1, 2, 100, 6553, 20_000, 32_767, 32_768, 50_000, 65_534, 65_535]
+    expected = [NormalDist().inv_cdf((k + 0.5) / 2**16) for k in positions]
+    np.testing.assert_allclose(quantiles[positions], expected, rtol=1e-6)
+    assert (np.diff(quantiles) > 0).all()
+    drawn = start(np.ones((300, 300)), n_factors=10, init_scale=0.5).user_factors
+    assert np.isin(drawn, quantiles * 0.5).all()
+
+
 def test_large_starts_are_drawn_in_blocks_without_repeats(monkeypatch):
     table = np.ones((100, 40))
     whole = start(table, n_factors=6)
-    assert len(np.unique(whole.user_factors)) == 600
+    assert len(np.unique(whole.user_factors, axis=0)) == 100
     for size in (1, 6, 100):
         monkeypatch.setattr(initialization, "BLOCK_SIZE", size)
         cut = start(table, n_factors=6)
@@ -102,6 +114,12 @@ def test_float32_starts_are_the_float64_ones_rounded(init):
     for name in ("user_factors", "item_factors"):
         expected = getattr(double, name).astype(np.float32)
         np.testing.assert_array_equal(getattr(single, name), expected)
+
+
+@pytest.mark.parametrize("init", ["normal", "scaled", "uniform"])
+def test_starts_beyond_float32_are_infinite_without_a_warning(init):
+    factors = start(np.ones((9, 7)), init=init, init_scale=1e300, dtype="float32")
+    assert np.isinf(factors.user_factors).all()
 
 
 def test_biases_start_at_zero_and_the_mean_is_that_of_the_ratings():
@@ -145,6 +163,10 @@ def test_one_side_may_be_given():
     factors = start(table, n_factors=3, item_factors=Q)
     np.testing.assert_array_equal(factors.user_factors, drawn.user_factors)
     np.testing.assert_array_equal(factors.item_factors, Q)
+    P = np.arange(12.0).reshape(4, 3)
+    factors = start(table, n_factors=3, user_factors=P)
+    np.testing.assert_array_equal(factors.user_factors, P)
+    np.testing.assert_array_equal(factors.item_factors, drawn.item_factors)
 
 
 def test_given_factors_of_unrated_rows_are_kept():

@@ -26,8 +26,9 @@ ACCEPTED = {"EX01", "SA01", "SA04", "ES01", "GL01", "RT02", "RT03", "PR08", "PR0
 FLOORS = [
     {"_kernels", "exceptions", "_typing", "_version"},
     {"_state", "_random", "_ids", "_parameters", "_cells", "_ranges", "_rows", "_threads"},
-    {"_frames", "_movielens"},
+    {"_frames", "_movielens", "_pieces"},
     {"_checks"},
+    {"config"},
     {
         "losses",
         "initialization",
@@ -37,10 +38,10 @@ FLOORS = [
         "model_selection",
         "datasets",
         "plotting",
-        "config",
         "grid",
     },
-    {"training", "serialization"},
+    {"epochs", "serialization"},
+    {"training"},
     {"model"},
     {"__init__"},
 ]

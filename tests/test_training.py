@@ -21,7 +21,7 @@ import reference
 from scipy import sparse
 
 import cmf
-from cmf import _ranges, training
+from cmf import _ranges, epochs, training
 from cmf._checks import check_ratings
 from cmf._kernels.interleaved import highest_level
 from cmf._parameters import Parameters
@@ -67,8 +67,11 @@ def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
         for rows in [(0, len(P))] if ranges is None else ranges[epoch - 1]:
             start = ratings.indptr, ratings.indices, ratings.data
             if model.shuffle:
+                rate = 2 * model.learning_rate
+                decay = 1 - model.learning_rate * model.regularization
+                rates = rate, rate, rate if model.biases else 0.0, *[decay] * 4, 0.0
                 total += reference.interleaved_epoch(
-                    *start, order, P, Q, b, c, *rows, 0, 1, 3, model.biases, *scalars
+                    *start, order, P, Q, b, c, None, None, *rows, 0, 1, 3, mean, *rates
                 )
             else:
                 biases = (b, c) if model.biases else (None, None)
@@ -78,14 +81,14 @@ def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
 
 def record_calls(monkeypatch, name):
     """Keep the arguments of every call of a kernel, by the names of its parameters."""
-    kernel, calls = getattr(training, name), []
+    kernel, calls = getattr(epochs, name), []
     names = list(inspect.signature(kernel).parameters)
 
     def recorded(*arguments):
         calls.append(dict(zip(names, arguments, strict=True)))
         return kernel(*arguments)
 
-    monkeypatch.setattr(training, name, recorded)
+    monkeypatch.setattr(epochs, name, recorded)
     return calls
 
 
@@ -493,7 +496,7 @@ def test_cutting_an_epoch_in_stored_order_into_calls_changes_no_bit(monkeypatch)
     P, Q = whole.user_factors_.astype(float), whole.item_factors_.astype(float)
     P2, Q2 = P.copy(), Q.copy()
     cmf.sgd_epoch(ratings, P, Q, 0.01, 0.1)
-    calls = record_calls(monkeypatch, "epoch_kernel")
+    calls = record_calls(monkeypatch, "sgd_epoch")
     for budget in (1, 3 * 40, 3 * 500):
         monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", budget)
         calls.clear()
@@ -777,14 +780,12 @@ def test_interrupt_keeps_what_was_reached():
     assert same_bits(model, cmf.MatrixFactorization(**SMALL).fit(ratings, epochs=10))
 
 
-@pytest.mark.parametrize(
-    ("shuffle", "name"), [(True, "interleaved_epoch"), (False, "epoch_kernel")]
-)
+@pytest.mark.parametrize(("shuffle", "name"), [(True, "interleaved_epoch"), (False, "sgd_epoch")])
 def test_interrupt_inside_an_epoch_keeps_finite_factors(shuffle, name, monkeypatch):
     ratings = random_ratings()
     model = cmf.MatrixFactorization(**SMALL, shuffle=shuffle).fit(ratings)
     before = copy.deepcopy(model)
-    kernel, calls = getattr(training, name), []
+    kernel, calls = getattr(epochs, name), []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -793,13 +794,13 @@ def test_interrupt_inside_an_epoch_keeps_finite_factors(shuffle, name, monkeypat
         return kernel(*arguments)
 
     monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 1)
-    monkeypatch.setattr(training, name, interrupted)
+    monkeypatch.setattr(epochs, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(ratings)
     assert model.n_iter_ == 3
     assert not same_bits(model, before)
     assert all(np.isfinite(array).all() for array in factors_of(model))
-    monkeypatch.setattr(training, name, kernel)
+    monkeypatch.setattr(epochs, name, kernel)
     assert model.partial_fit(ratings).n_iter_ == 4
 
 

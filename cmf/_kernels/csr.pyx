@@ -6,36 +6,66 @@ into `indices`; -1 means that nothing was found.
 
 from cython cimport floating
 from libc.math cimport isfinite
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT32_MAX, int64_t
 
 from .types cimport index_t
+
+
+# The question is put to so many entries at once, without a branch that would keep the compiler from
+# using vectors; only where the answer is yes are they looked at one by one.
+cdef enum:
+    BLOCK = 4096
 
 
 def first_out_of_range(const index_t[::1] indices not None, Py_ssize_t n_items):
     """Position of the first index that is not in ``[0, n_items)``; `indices` is unchecked."""
     cdef:
-        Py_ssize_t j
+        Py_ssize_t n = indices.shape[0]
+        Py_ssize_t start = 0
+        Py_ssize_t end, j
         Py_ssize_t found = -1
+        # The largest index there may be, in the type of the indices: comparing in it is cheaper.
+        index_t last = <index_t> min(n_items - 1, <Py_ssize_t> INT32_MAX)
+        bint bad
 
+    if index_t is int64_t:
+        last = n_items - 1
     with nogil:
-        for j in range(indices.shape[0]):
-            if indices[j] < 0 or indices[j] >= n_items:
-                found = j
-                break
+        while start < n and found < 0:
+            end = min(start + BLOCK, n)
+            bad = False
+            for j in range(start, end):
+                bad |= (indices[j] < 0) | (indices[j] > last)
+            if bad:
+                for j in range(start, end):
+                    if indices[j] < 0 or indices[j] > last:
+                        found = j
+                        break
+            start = end
     return found
 
 
 def first_nonfinite(const floating[::1] values not None):
     """Position of the first NaN or infinity; `values` is unchecked."""
     cdef:
-        Py_ssize_t j
+        Py_ssize_t n = values.shape[0]
+        Py_ssize_t start = 0
+        Py_ssize_t end, j
         Py_ssize_t found = -1
+        bint bad
 
     with nogil:
-        for j in range(values.shape[0]):
-            if not isfinite(values[j]):
-                found = j
-                break
+        while start < n and found < 0:
+            end = min(start + BLOCK, n)
+            bad = False
+            for j in range(start, end):
+                bad |= not isfinite(values[j])
+            if bad:
+                for j in range(start, end):
+                    if not isfinite(values[j]):
+                        found = j
+                        break
+            start = end
     return found
 
 
@@ -65,20 +95,40 @@ def first_unsorted(
     const int64_t[::1] indptr not None,     # in      (n_users + 1,) monotone, ends at nnz
     const index_t[::1] indices not None,    # in      (nnz,)
 ):
-    """Position of the first index that is smaller than the one before it in its row."""
+    """Position of the first index that is not above the one before it in its row.
+
+    Where there is none, no row holds an index twice either.
+    """
     cdef:
         Py_ssize_t u, j
         Py_ssize_t found = -1
+        bint bad
 
     with nogil:
         for u in range(indptr.shape[0] - 1):
+            bad = False
             for j in range(indptr[u] + 1, indptr[u + 1]):
-                if indices[j] < indices[j - 1]:
-                    found = j
-                    break
-            if found >= 0:
+                bad |= indices[j] <= indices[j - 1]
+            if bad:
+                for j in range(indptr[u] + 1, indptr[u + 1]):
+                    if indices[j] <= indices[j - 1]:
+                        found = j
+                        break
                 break
     return found
+
+
+def count_columns(
+    const index_t[::1] indices not None,    # in      (nnz,) in range of counts
+    int64_t[::1] counts not None,           # in/out  (n_items,)
+):
+    """Add the number of entries of each column to its count."""
+    cdef:
+        Py_ssize_t j
+
+    with nogil:
+        for j in range(indices.shape[0]):
+            counts[indices[j]] += 1
 
 
 def cut_rows(

@@ -1,4 +1,5 @@
 /* Both floating types of the interleaved epoch, for the level that the including file names. */
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -62,14 +63,17 @@
 #define CMF_NAME_OF(base, type, level) CMF_JOIN(base, type, level)
 
 #define REAL float
+#define CMF_SQRT(x) sqrtf(x)
 #define JOB cmf_job_f32
 #define NAME(base) CMF_NAME_OF(base, f32, CMF_LEVEL)
 #include "interleaved_template.h"
 #undef REAL
+#undef CMF_SQRT
 #undef JOB
 #undef NAME
 
 #define REAL double
+#define CMF_SQRT(x) sqrt(x)
 #define JOB cmf_job_f64
 #define NAME(base) CMF_NAME_OF(base, f64, CMF_LEVEL)
 #include "interleaved_template.h"

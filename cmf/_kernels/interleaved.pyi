@@ -14,14 +14,23 @@ def interleaved_epoch(
     user_biases: FloatArray,
     item_biases: FloatArray,
     item_scales: FloatArray,
+    user_records: FloatArray | None,
+    item_records: FloatArray | None,
     first: int,
     last: int,
     strip: int,
     n_strips: int,
     level: int,
-    biased: bool,
     global_mean: float,
-    learning_rate: float,
-    regularization: float,
+    user_rate: float,
+    item_rate: float,
+    bias_rate: float,
+    user_decay: float,
+    item_decay: float,
+    user_bias_decay: float,
+    item_bias_decay: float,
+    gradient_weight: float,
 ) -> float: ...
-def settle_rows(rows: FloatArray, scales: FloatArray, first: int, last: int) -> None: ...
+def settle_rows(
+    rows: FloatArray, scales: FloatArray, records: FloatArray | None, first: int, last: int
+) -> None: ...

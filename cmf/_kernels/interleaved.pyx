@@ -9,9 +9,12 @@ start at multiples of 64 bytes and are padded with zeros to one.
 from cython cimport floating
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 
+from .point cimport dot
+
 
 cdef extern from "simd.h" nogil:
     int CMF_ROW_BYTES
+    int CMF_NORM
     int cmf_highest_level() noexcept
 
     ctypedef struct cmf_job_f32:
@@ -25,14 +28,21 @@ cdef extern from "simd.h" nogil:
         float* user_biases
         float* item_biases
         float* item_scales
+        float* user_records
+        float* item_records
         int64_t n_ratings
         int64_t first
         int64_t last
         size_t stride
         float global_mean
-        float learning_rate
-        float regularization
+        float user_rate
+        float item_rate
         float bias_rate
+        float user_decay
+        float item_decay
+        float user_bias_decay
+        float item_bias_decay
+        float gradient_weight
 
     ctypedef struct cmf_job_f64:
         const int64_t* cuts
@@ -45,14 +55,21 @@ cdef extern from "simd.h" nogil:
         double* user_biases
         double* item_biases
         double* item_scales
+        double* user_records
+        double* item_records
         int64_t n_ratings
         int64_t first
         int64_t last
         size_t stride
         double global_mean
-        double learning_rate
-        double regularization
+        double user_rate
+        double item_rate
         double bias_rate
+        double user_decay
+        double item_decay
+        double user_bias_decay
+        double item_bias_decay
+        double gradient_weight
 
     double cmf_interleaved_f32(int level, const cmf_job_f32* job) noexcept
     double cmf_interleaved_f64(int level, const cmf_job_f64* job) noexcept
@@ -73,15 +90,22 @@ def interleaved_epoch(
     floating[::1] user_biases not None,         # in/out  (n_users,)
     floating[::1] item_biases not None,         # in/out  (n_items,)
     floating[::1] item_scales not None,         # in/out  (n_items,) ones at first; see settle_rows
+    floating[:, ::1] user_records,              # in/out  (n_users, 4), see simd.h; None: none,
+    floating[:, ::1] item_records,              # in/out  (n_items, 4)  and all rows are alike
     Py_ssize_t first,                           # positions first <= s < last of row_order
     Py_ssize_t last,
     Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
     Py_ssize_t n_strips,                        # with 1, cuts is indptr
     int level,                                  # at most highest_level()
-    bint biased,                                # False: biases, which must be zero, stay so
-    floating global_mean,                       # scalars last: the arrays choose the type
-    floating learning_rate,
-    floating regularization,
+    floating global_mean,
+    floating user_rate,         # steps are rate * (e q - l p)
+    floating item_rate,
+    floating bias_rate,         # with 0 biases, which must be zero, stay so
+    floating user_decay,        # 1 - rate * l; with records, the least that rows can have
+    floating item_decay,
+    floating user_bias_decay,   # likewise; with records it is not read
+    floating item_bias_decay,
+    floating gradient_weight,   # of squared gradients in the records' sums
 ):
     """Visit one strip of some rows of `row_order` and return the sum of squared errors.
 
@@ -118,14 +142,21 @@ def interleaved_epoch(
         job32.user_biases = &user_biases[0]
         job32.item_biases = &item_biases[0]
         job32.item_scales = &item_scales[0]
+        job32.user_records = NULL if user_records is None else &user_records[0, 0]
+        job32.item_records = NULL if user_records is None else &item_records[0, 0]
         job32.n_ratings = indices.shape[0]
         job32.first = first
         job32.last = last
         job32.stride = row_bytes // sizeof(float)
         job32.global_mean = global_mean
-        job32.learning_rate = learning_rate
-        job32.regularization = regularization
-        job32.bias_rate = learning_rate if biased else 0
+        job32.user_rate = user_rate
+        job32.item_rate = item_rate
+        job32.bias_rate = bias_rate
+        job32.user_decay = user_decay
+        job32.item_decay = item_decay
+        job32.user_bias_decay = user_bias_decay
+        job32.item_bias_decay = item_bias_decay
+        job32.gradient_weight = gradient_weight
         with nogil:
             squared_errors = cmf_interleaved_f32(level, &job32)
     else:
@@ -139,14 +170,21 @@ def interleaved_epoch(
         job64.user_biases = &user_biases[0]
         job64.item_biases = &item_biases[0]
         job64.item_scales = &item_scales[0]
+        job64.user_records = NULL if user_records is None else &user_records[0, 0]
+        job64.item_records = NULL if user_records is None else &item_records[0, 0]
         job64.n_ratings = indices.shape[0]
         job64.first = first
         job64.last = last
         job64.stride = row_bytes // sizeof(double)
         job64.global_mean = global_mean
-        job64.learning_rate = learning_rate
-        job64.regularization = regularization
-        job64.bias_rate = learning_rate if biased else 0
+        job64.user_rate = user_rate
+        job64.item_rate = item_rate
+        job64.bias_rate = bias_rate
+        job64.user_decay = user_decay
+        job64.item_decay = item_decay
+        job64.user_bias_decay = user_bias_decay
+        job64.item_bias_decay = item_bias_decay
+        job64.gradient_weight = gradient_weight
         with nogil:
             squared_errors = cmf_interleaved_f64(level, &job64)
     return squared_errors
@@ -155,11 +193,13 @@ def interleaved_epoch(
 def settle_rows(
     floating[:, :] rows not None,       # in/out  (n_rows, n_factors)
     floating[::1] scales not None,      # in/out  (n_rows,) ones afterwards
+    floating[:, ::1] records,           # in/out  (n_rows, 4) or None; the norms are written
     Py_ssize_t first,                   # rows first <= i < last
     Py_ssize_t last,
 ):
     """Multiply rows by their scales, as an epoch leaves them. The GIL is released."""
     cdef:
+        bint recorded = records is not None
         Py_ssize_t n_factors = rows.shape[1]
         Py_ssize_t i, f
         floating scale
@@ -168,8 +208,10 @@ def settle_rows(
     with nogil:
         for i in range(first, last):
             scale = scales[i]
+            row = &rows[i, 0]
             if scale != 1:
-                row = &rows[i, 0]
                 for f in range(n_factors):
                     row[f] *= scale
                 scales[i] = 1
+            if recorded:
+                records[i, CMF_NORM] = dot(row, row, n_factors)

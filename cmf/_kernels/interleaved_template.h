@@ -23,6 +23,12 @@
  * scale becomes too small. With p = s x, q = t y and the decay d, the step on p, q is
  *     s' = d s,  x' = x + (g t / s') y,   t' = d t,  y' = y + (g s' / t') x'.
  *
+ * Rows with records (simd.h) have rates of their own, as in AdaGrad (J. Duchi, E. Hazan, Y. Singer,
+ * 2011) with one sum a row (W.-S. Chin et al., "A learning-rate schedule for stochastic gradient
+ * methods to matrix factorization", PAKDD 2015). The square of a gradient e q - l p needs no pass
+ * over the row: it is e^2 |q|^2 - 2 e l p.q + l^2 |p|^2, and the norms follow from
+ *     |a p + g q|^2 = a^2 |p|^2 + 2 a g p.q + g^2 |q|^2.
+ *
  * The including file defines REAL, JOB, NAME(base), CMF_VECTOR_BYTES. Assumed, and made sure of by
  * cmf._checks and cmf.training: rows are aligned and padded with zeros (which steps leave zero), all
  * indices and orders are in range, first <= last.
@@ -71,77 +77,19 @@ typedef struct {
     int64_t end;  /* and behind the last one */
     REAL bias;
     REAL scale; /* what the row held is still to be multiplied by */
+    REAL bias_decay;
+    REAL gradients, norm, shrink; /* with records: as in them, the norm that of the row itself */
 } NAME(stream_);
 
 /* A scale below this is not let become any smaller: LEAST * LEAST is still a good number. */
 #define LEAST_SCALE ((REAL)0x1p-20)
 
 /* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, `held` says that the user's
- * row is in `user`, not in memory, and `scaled` that rows have scales, which takes held rows. All
- * are constants wherever `held` is true. */
+ * row is in `user`, not in memory, `scaled` that rows have scales, which takes held rows, and
+ * `rowwise` that they have records. All are constants wherever `held` is true. */
 
 CMF_INLINE VECTOR *NAME(user_row_)(const JOB *job, int64_t row) {
     return (VECTOR *)(job->user_factors + (size_t)row * job->stride);
-}
-
-/* Fetch what the rows after a position of row_order will want: their cuts first, then the rest. */
-CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, int64_t position) {
-    if (position + 2 * CMF_ROWS_AHEAD < job->last)
-        CMF_FETCH(job->cuts + job->row_order[position + 2 * CMF_ROWS_AHEAD] * job->row_step);
-    if (position + CMF_ROWS_AHEAD >= job->last) return;
-    int64_t row = job->row_order[position + CMF_ROWS_AHEAD];
-    int64_t entry = job->cuts[row * job->row_step];
-    const char *factors = (const char *)NAME(user_row_)(job, row);
-    CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(factors + k * CMF_ROW_BYTES);
-    CMF_FETCH(job->user_biases + row);
-    if (entry < job->n_ratings) {
-        CMF_FETCH(job->indices + entry);
-        CMF_FETCH(job->ratings + entry);
-        if (CMF_RATINGS_AHEAD) {
-            CMF_FETCH(job->indices + entry + CMF_RATINGS_AHEAD);
-            CMF_FETCH(job->ratings + entry + CMF_RATINGS_AHEAD);
-        }
-    }
-}
-
-/* Give a stream the next row that has ratings; the position after it is returned. */
-CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
-                               const int n_blocks, const int held, int64_t position) {
-    stream->row = -1;
-    while (position < job->last) {
-        int64_t row = job->row_order[position++];
-        const int64_t *cut = job->cuts + row * job->row_step;
-        if (cut[0] == cut[1]) continue;
-        stream->row = row;
-        stream->next = cut[0];
-        stream->end = cut[1];
-        stream->bias = job->user_biases[row];
-        stream->scale = 1;
-        NAME(fetch_rows_)(job, n_blocks, position);
-        if (held) {
-            const VECTOR *factors = NAME(user_row_)(job, row);
-            CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] = factors[v];
-        }
-        break;
-    }
-    return position;
-}
-
-/* Multiply a held row by its scale. */
-CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const int n_blocks) {
-    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= stream->scale;
-    stream->scale = 1;
-}
-
-/* Write the row of a stream back. */
-CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
-                            const int n_blocks, const int held, const int scaled) {
-    if (scaled) NAME(settle_)(stream, user, n_blocks);
-    if (held) {
-        VECTOR *factors = NAME(user_row_)(job, stream->row);
-        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user[v];
-    }
-    job->user_biases[stream->row] = stream->bias;
 }
 
 /* Inner product, in two sums and more, so that additions need not wait for each other. */
@@ -166,6 +114,79 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
         if (n_vectors % 2 == 1) even += user[n_vectors - 1] * item[n_vectors - 1];
     }
     return NAME(sum_)(even + odd);
+}
+
+/* Fetch what the rows after a position of row_order will want: their cuts first, then the rest. */
+CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, int64_t position) {
+    if (position + 2 * CMF_ROWS_AHEAD < job->last)
+        CMF_FETCH(job->cuts + job->row_order[position + 2 * CMF_ROWS_AHEAD] * job->row_step);
+    if (position + CMF_ROWS_AHEAD >= job->last) return;
+    int64_t row = job->row_order[position + CMF_ROWS_AHEAD];
+    int64_t entry = job->cuts[row * job->row_step];
+    const char *factors = (const char *)NAME(user_row_)(job, row);
+    CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(factors + k * CMF_ROW_BYTES);
+    CMF_FETCH(job->user_biases + row);
+    if (entry < job->n_ratings) {
+        CMF_FETCH(job->indices + entry);
+        CMF_FETCH(job->ratings + entry);
+        if (CMF_RATINGS_AHEAD) {
+            CMF_FETCH(job->indices + entry + CMF_RATINGS_AHEAD);
+            CMF_FETCH(job->ratings + entry + CMF_RATINGS_AHEAD);
+        }
+    }
+}
+
+/* Give a stream the next row that has ratings; the position after it is returned. */
+CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+                               const int n_blocks, const int held, const int rowwise,
+                               int64_t position) {
+    stream->row = -1;
+    while (position < job->last) {
+        int64_t row = job->row_order[position++];
+        const int64_t *cut = job->cuts + row * job->row_step;
+        if (cut[0] == cut[1]) continue;
+        stream->row = row;
+        stream->next = cut[0];
+        stream->end = cut[1];
+        stream->bias = job->user_biases[row];
+        stream->scale = 1;
+        NAME(fetch_rows_)(job, n_blocks, position);
+        if (held) {
+            const VECTOR *factors = NAME(user_row_)(job, row);
+            CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] = factors[v];
+        }
+        stream->bias_decay = job->user_bias_decay;
+        if (rowwise) {
+            const REAL *record = job->user_records + row * CMF_RECORD;
+            const VECTOR *factors = held ? user : NAME(user_row_)(job, row);
+            stream->gradients = record[CMF_GRADIENTS];
+            stream->shrink = record[CMF_SHRINK];
+            stream->norm = NAME(dot_)(factors, factors, n_blocks, held);
+            stream->bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
+        }
+        break;
+    }
+    return position;
+}
+
+/* Multiply a held row by its scale. */
+CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const int n_blocks) {
+    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= stream->scale;
+    stream->scale = 1;
+}
+
+/* Write the row of a stream back. */
+CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+                            const int n_blocks, const int held, const int scaled,
+                            const int rowwise) {
+    if (scaled) NAME(settle_)(stream, user, n_blocks);
+    if (rowwise)
+        job->user_records[stream->row * CMF_RECORD + CMF_GRADIENTS] = stream->gradients;
+    if (held) {
+        VECTOR *factors = NAME(user_row_)(job, stream->row);
+        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user[v];
+    }
+    job->user_biases[stream->row] = stream->bias;
 }
 
 /* Fetch what a stream will want in a few visits, if it still holds this row then. */
@@ -194,16 +215,61 @@ CMF_INLINE REAL NAME(item_scale_)(const JOB *job, VECTOR *item, const int n_bloc
     return scale;
 }
 
+/* What one step does to its two rows, as numbers. */
+typedef struct {
+    REAL user_decay, item_decay, item_bias_decay;
+    REAL user_rate, item_rate;
+} NAME(rates_);
+
+CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * stream,
+                                        const REAL *record, const int rowwise) {
+    NAME(rates_) rates = {job->user_decay, job->item_decay, job->item_bias_decay, job->user_rate,
+                          job->item_rate};
+    if (rowwise) {
+        rates.user_rate /= CMF_SQRT(stream->gradients);
+        rates.item_rate /= CMF_SQRT(record[CMF_GRADIENTS]);
+        rates.user_decay = 1 - rates.user_rate * stream->shrink;
+        rates.item_decay = 1 - rates.item_rate * record[CMF_SHRINK];
+        rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
+    }
+    return rates;
+}
+
+CMF_INLINE REAL NAME(not_negative_)(REAL value) { return value > 0 ? value : 0; }
+
+/* Add up squared gradients and bring the norms to where the step takes the rows. */
+CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
+                               NAME(rates_) rates, REAL error, REAL product) {
+    REAL p = stream->norm, q = record[CMF_NORM]; /* squared norms */
+    REAL user_shrink = stream->shrink, item_shrink = record[CMF_SHRINK];
+    REAL user_gain = rates.user_rate * error, item_gain = rates.item_rate * error;
+
+    stream->gradients += job->gradient_weight *
+                         NAME(not_negative_)(error * (error * q - 2 * user_shrink * product) +
+                                             user_shrink * user_shrink * p);
+    p = rates.user_decay * (rates.user_decay * p + 2 * user_gain * product) +
+        user_gain * user_gain * q;
+    product = rates.user_decay * product + user_gain * q; /* with the user's new row */
+    record[CMF_GRADIENTS] += job->gradient_weight *
+                             NAME(not_negative_)(error * (error * p - 2 * item_shrink * product) +
+                                                 item_shrink * item_shrink * q);
+    q = rates.item_decay * (rates.item_decay * q + 2 * item_gain * product) +
+        item_gain * item_gain * p;
+    stream->norm = NAME(not_negative_)(p);
+    record[CMF_NORM] = NAME(not_negative_)(q);
+}
+
 /* The step on the rating at a position; the squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *held_user,
                               const int n_blocks, const int held, const int scaled,
-                              int64_t position, REAL decay) {
+                              const int rowwise, int64_t position) {
     const int n_vectors = n_blocks * PER_BLOCK;
     const int keep = held && n_vectors <= CMF_MAX_KEPT;
     VECTOR *user = held ? held_user : NAME(user_row_)(job, stream->row);
     int64_t i = job->indices[position];
     VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * job->stride);
     REAL *item_bias = job->item_biases + i;
+    REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
     VECTOR kept[CMF_MAX_KEPT];
     REAL item_scale = 1;
 
@@ -214,15 +280,16 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
             CMF_KEEP(kept[v]);
         }
     const VECTOR *before = keep ? kept : item;
+    const NAME(rates_) rates = NAME(rates_of_)(job, stream, record, rowwise);
 
     REAL product = NAME(dot_)(user, before, n_blocks, held);
     if (scaled) product *= stream->scale * item_scale;
     REAL error = job->ratings[position] - job->global_mean - *item_bias - stream->bias - product;
-    REAL user_gain = 2 * job->learning_rate * error;
-    REAL item_gain = user_gain;
-    REAL bias_gain = 2 * job->bias_rate * error;
+    REAL user_gain = rates.user_rate * error;
+    REAL item_gain = rates.item_rate * error;
+    REAL bias_gain = job->bias_rate * error;
     if (scaled) {
-        REAL s = stream->scale * decay, t = item_scale * decay;
+        REAL s = stream->scale * rates.user_decay, t = item_scale * rates.item_decay;
         REAL inverse = 1 / (s * t); /* does not wait for the error */
         user_gain *= item_scale * t * inverse;
         item_gain *= s * s * inverse;
@@ -232,14 +299,15 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
     CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
             VECTOR moved = user[v], other = before[v];
-            if (!scaled) moved *= decay;
+            if (!scaled) moved *= rates.user_decay;
             moved += user_gain * other;
-            if (!scaled) other *= decay;
+            if (!scaled) other *= rates.item_decay;
             user[v] = moved;
             item[v] = other + item_gain * moved;
         }
-    stream->bias = decay * stream->bias + bias_gain;
-    *item_bias = decay * *item_bias + bias_gain;
+    if (rowwise) NAME(account_)(job, stream, record, rates, error, product);
+    stream->bias = stream->bias_decay * stream->bias + bias_gain;
+    *item_bias = rates.item_bias_decay * *item_bias + bias_gain;
     return (double)error * (double)error;
 }
 
@@ -255,36 +323,35 @@ CMF_INLINE int64_t NAME(most_turns_)(REAL decay) {
 
 /* The visits of a row that no other stream takes turns with. */
 CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
-                                const int n_blocks, const int held, const int scaled, REAL decay,
-                                int64_t most_turns) {
+                                const int n_blocks, const int held, const int scaled,
+                                const int rowwise, int64_t most_turns) {
     double squared = 0;
     while (stream->next < stream->end) {
         int64_t left = stream->end - stream->next;
         int64_t until = stream->next + (left < most_turns ? left : most_turns);
         for (int64_t j = stream->next; j < until; j++)
-            squared += NAME(step_)(job, stream, user, n_blocks, held, scaled, j, decay);
+            squared += NAME(step_)(job, stream, user, n_blocks, held, scaled, rowwise, j);
         stream->next = until;
         if (scaled) NAME(settle_)(stream, user, n_blocks);
     }
-    NAME(give_)(job, stream, user, n_blocks, held, scaled);
+    NAME(give_)(job, stream, user, n_blocks, held, scaled, rowwise);
     return squared;
 }
 
 CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n_streams,
-                               const int held, const int scaled) {
+                               const int held, const int scaled, const int rowwise) {
     /* A copy that nothing else can point to: no store to a row can change it. */
     const JOB own = *given;
     const JOB *job = &own;
     VECTOR users[CMF_MAX_STREAMS][CMF_MAX_HELD_BLOCKS * PER_BLOCK];
     NAME(stream_) streams[CMF_MAX_STREAMS];
     double squared[CMF_MAX_STREAMS] = {0};
-    const REAL decay = 1 - job->learning_rate * job->regularization;
-    const int64_t most_turns = scaled ? NAME(most_turns_)(decay) : INT64_MAX;
+    const int64_t most_turns = scaled ? NAME(most_turns_)(job->user_decay) : INT64_MAX;
     int64_t position = job->first;
     int active = 1;
 
     CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-        position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, position);
+        position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise, position);
         active = active && streams[m].row >= 0;
     }
     while (active) {
@@ -296,12 +363,12 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
         for (int64_t turn = 0; turn < turns; turn++)
             CMF_UNROLL for (int m = 0; m < n_streams; m++)
                 squared[m] += NAME(step_)(job, &streams[m], users[m], n_blocks, held, scaled,
-                                          streams[m].next + turn, decay);
+                                          rowwise, streams[m].next + turn);
         CMF_UNROLL for (int m = 0; m < n_streams; m++) {
             streams[m].next += turns;
             if (streams[m].next == streams[m].end) {
-                NAME(give_)(job, &streams[m], users[m], n_blocks, held, scaled);
-                position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, position);
+                NAME(give_)(job, &streams[m], users[m], n_blocks, held, scaled, rowwise);
+                position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise, position);
                 active = active && streams[m].row >= 0;
             } else if (scaled && CMF_UNLIKELY(streams[m].scale < (REAL)0x1p-10)) {
                 NAME(settle_)(&streams[m], users[m], n_blocks);
@@ -312,7 +379,7 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     CMF_UNROLL for (int m = 0; m < n_streams; m++) {
         if (streams[m].row >= 0) {
             if (scaled) NAME(settle_)(&streams[m], users[m], n_blocks);
-            squared[m] += NAME(finish_)(job, &streams[m], users[m], n_blocks, held, scaled, decay,
+            squared[m] += NAME(finish_)(job, &streams[m], users[m], n_blocks, held, scaled, rowwise,
                                         most_turns);
         }
         total += squared[m];
@@ -320,14 +387,14 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     return total;
 }
 
-double NAME(cmf_interleaved_)(const JOB *job) {
+CMF_INLINE double NAME(any_length_)(const JOB *job, const int rowwise) {
     const int n_blocks = (int)(job->stride * sizeof(REAL) / CMF_ROW_BYTES);
-    /* Scales want a decay that is not far from 1, which rates of use are not. */
-    const int mild = 1 - job->learning_rate * job->regularization >= (REAL)0.5;
+    /* Scales want decays that are not far from 1, as rates of use give them. */
+    const int mild = job->user_decay >= (REAL)0.5 && job->item_decay >= (REAL)0.5;
 #define CMF_OF(n)                                                                                  \
     case n:                                                                                        \
         if (mild || !CMF_SCALED(n))                                                                \
-            return NAME(epoch_)(job, n, CMF_STREAMS(n), 1, CMF_SCALED(n));                         \
+            return NAME(epoch_)(job, n, CMF_STREAMS(n), 1, CMF_SCALED(n), rowwise);                \
         break;
     switch (n_blocks) {
         CMF_OF(1)
@@ -341,8 +408,12 @@ double NAME(cmf_interleaved_)(const JOB *job) {
     default: break;
     }
 #undef CMF_OF
-    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4), 0, 0);
-    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9), 0, 0);
+    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4), 0, 0, rowwise);
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9), 0, 0, rowwise);
+}
+
+double NAME(cmf_interleaved_)(const JOB *job) {
+    return job->user_records ? NAME(any_length_)(job, 1) : NAME(any_length_)(job, 0);
 }
 
 #undef VECTOR

@@ -17,6 +17,15 @@ enum { CMF_BASELINE = 0, CMF_AVX2 = 1, CMF_AVX512 = 2, CMF_N_LEVELS = 3 };
 /* Highest level that the processor, the operating system and the compiler support. */
 int cmf_highest_level(void);
 
+/* With records every row has a rate and a regularization of its own: four numbers a row. */
+enum {
+    CMF_GRADIENTS,    /* sum of weighted squared gradients, at least 1; rate / sqrt(it) counts */
+    CMF_NORM,         /* of items: the squared norm of the row; kept by recurrence in an epoch */
+    CMF_SHRINK,       /* l of the factors */
+    CMF_BIAS_SHRINK,  /* l of the bias */
+    CMF_RECORD
+};
+
 /* Visits of some rows of a CSR matrix in a given order; see interleaved_template.h. */
 #define CMF_DEFINE_JOB(NAME, REAL)                                                                 \
     typedef struct {                                                                               \
@@ -30,11 +39,16 @@ int cmf_highest_level(void);
         REAL *user_biases;          /* (n_users,) */                                               \
         REAL *item_biases;          /* (n_items,) */                                               \
         REAL *item_scales;          /* (n_items,) what item rows are still to be multiplied by */  \
+        REAL *user_records;         /* (n_users, CMF_RECORD), or null: see below */                \
+        REAL *item_records;         /* (n_items, CMF_RECORD), or null */                           \
         int64_t n_ratings;          /* nnz */                                                      \
         int64_t first, last;        /* positions of row_order to visit */                          \
         size_t stride;              /* numbers from row to row, a multiple of CMF_ROW_BYTES */     \
-        REAL global_mean, learning_rate, regularization;                                           \
-        REAL bias_rate;             /* learning_rate, or 0 where biases stay as they are */        \
+        REAL global_mean;                                                                          \
+        REAL user_rate, item_rate, bias_rate; /* of steps of the form e q - l p */                 \
+        REAL user_decay, item_decay;          /* 1 - rate * l; with records, the least there is */ \
+        REAL user_bias_decay, item_bias_decay;                                                     \
+        REAL gradient_weight;                 /* of squared gradients in their sums */             \
     } NAME;
 
 CMF_DEFINE_JOB(cmf_job_f32, float)

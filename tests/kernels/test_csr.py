@@ -1,5 +1,7 @@
 """What the gate asks of CSR arrays."""
 
+import functools
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, patterns
 
-from cmf._kernels.csr import first_duplicate, first_nonfinite, first_out_of_range
+from cmf._kernels.csr import (
+    count_columns,
+    first_duplicate,
+    first_nonfinite,
+    first_out_of_range,
+    first_unsorted,
+)
 
 
 def read_only(array):
@@ -105,3 +113,60 @@ def test_first_index_twice_in_a_row(rows, expected, dtype):
 @given(patterns())
 def test_first_duplicate_equals_its_twin(pattern):
     assert duplicate(*pattern) == duplicate(*pattern, reference.first_duplicate)
+
+
+# --- order and counts of columns ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", INDICES)
+@pytest.mark.parametrize(
+    ("indptr", "indices", "expected"),
+    [
+        ([0], [], -1),
+        ([0, 0, 3], [1, 4, 9], -1),
+        ([0, 2, 4], [5, 6, 5, 6], -1),  # a row need not begin above the end of the one before
+        ([0, 2, 4], [5, 6, 6, 5], 3),
+        ([0, 4], [1, 2, 2, 1], 2),  # an index that is there twice is not above itself
+        ([0, 3, 6], [3, 2, 1, 3, 2, 1], 1),  # the first of four
+    ],
+)
+def test_first_index_not_above_the_one_before(indptr, indices, expected, dtype):
+    found = first_unsorted(np.array(indptr), read_only(np.array(indices, dtype=dtype)))
+    assert found == expected
+
+
+@given(pattern=patterns())
+def test_first_unsorted_equals_its_twin(pattern):
+    assert first_unsorted(*pattern) == reference.first_unsorted(*pattern)
+
+
+@given(pattern=patterns())
+def test_rows_that_ascend_hold_no_duplicate(pattern):
+    if first_unsorted(*pattern) < 0:
+        assert duplicate(*pattern) == -1
+
+
+@pytest.mark.parametrize("dtype", INDICES)
+def test_columns_are_counted_on_top(dtype):
+    counts = np.array([10, 0, 0, 0])
+    count_columns(read_only(np.array([3, 1, 3, 0, 3], dtype=dtype)), counts)
+    np.testing.assert_array_equal(counts, [11, 1, 0, 3])
+    count_columns(np.empty(0, dtype=dtype), counts)
+    assert counts.sum() == 15
+
+
+# 4096 entries are looked at together: one block, its ends, and the entries around them.
+@pytest.mark.parametrize("position", [0, 1, 4095, 4096, 4097, 8191, 8192, 8999])
+@pytest.mark.parametrize("dtype", [*FLOATS, *INDICES])
+def test_faults_are_found_in_every_block(position, dtype):
+    entries = np.zeros(9000, dtype=dtype)
+    kernel = (
+        first_nonfinite
+        if np.dtype(dtype).kind == "f"
+        else functools.partial(first_out_of_range, n_items=5)
+    )
+    assert kernel(entries) == -1
+    entries[position:] = np.inf if np.dtype(dtype).kind == "f" else 5
+    assert kernel(entries) == position
+    assert kernel(entries[: position + 1]) == position
+    assert kernel(entries[:position]) == -1

@@ -57,10 +57,11 @@ def run(problem, level, **visited):
 
 def settled_epoch(*given):
     """Run one epoch and settle the items' rows, as training does."""
-    *arrays, Q, b, c = given[:8]
+    *arrays, Q, b, c, _, item_records = given[:10]
     scales = np.ones(len(c), dtype=c.dtype)
+    settle_rows(Q, scales, item_records, 0, len(c))
     total = interleaved_epoch(*arrays, Q, b, c, scales, *given[8:])
-    settle_rows(Q, scales, 0, len(c))
+    settle_rows(Q, scales, item_records, 0, len(c))
     assert (scales == 1).all()
     return total
 
@@ -76,20 +77,26 @@ def run_twin(problem, *, n_streams=None, **visited):
 
 def arguments(problem, arrays, level, *, biased=True, rows=None, cuts=None, strip=0, n_strips=1):
     """Arrange what the kernel is given; all ratings are visited unless rows or cuts are given."""
+    rate = 2 * problem.learning_rate
+    decay = 1 - problem.learning_rate * problem.regularization
     return (
         problem.indptr if cuts is None else cuts,
         problem.indices,
         problem.ratings,
         problem.row_order,
         *arrays,
+        None,
+        None,
         *((0, problem.n_users) if rows is None else rows),
         strip,
         n_strips,
         level,
-        biased,
         problem.global_mean,
-        problem.learning_rate,
-        problem.regularization,
+        rate,
+        rate,
+        rate if biased else 0.0,
+        *[decay] * 4,
+        0.0,
     )
 
 
@@ -470,10 +477,100 @@ def test_settled_rows_are_multiplied_by_their_scales(dtype, rng):
     rows = copy_rows(rng.normal(size=(5, 7)).astype(dtype))
     scales = np.array([1, 0.5, 0.25, 2, 0.75], dtype=dtype)
     expected = rows * np.array([1, 0.5, 0.25, 1, 1], dtype=dtype)[:, None]
-    settle_rows(rows, scales, 1, 3)
+    settle_rows(rows, scales, None, 1, 3)
     np.testing.assert_array_equal(rows, expected)
     assert scales.tolist() == [1, 1, 1, 2, 0.75]
     assert not padding(rows).any()
+
+
+# --- rates and regularization of every row ------------------------------------------------------
+
+
+def records_of(rng, n_rows, dtype):
+    """Return records: sums of squared gradients, norms to be written, and two penalties."""
+    return np.column_stack(
+        [
+            1 + rng.exponential(2.0, n_rows),
+            np.full(n_rows, np.nan),
+            rng.uniform(0, 0.3, n_rows),
+            rng.uniform(0, 0.3, n_rows),
+        ]
+    ).astype(dtype)
+
+
+def run_rowwise(problem, level, records, gradient_weight, *, biased=True, rate=2**-6):
+    """Run one epoch with records; return the outcome and the records afterwards."""
+    P, Q = copy_rows(problem.user_factors), copy_rows(problem.item_factors)
+    b, c = problem.user_biases.copy(), problem.item_biases.copy()
+    users, items = (record.copy() for record in records)
+    given = list(arguments(problem, (P, Q, b, c), level))
+    given[8:10] = users, items
+    least = 1 - rate * 0.3
+    given[16:] = rate, rate / 2, rate / 4 if biased else 0.0, *[least] * 4, gradient_weight
+    total = settled_epoch(*given)
+    for rows in (P, Q):
+        assert not padding(rows).any()
+    return Outcome(total, P, Q, b, c), users, items
+
+
+def run_rowwise_twin(problem, records, gradient_weight, *, biased=True, rate=2**-6):
+    arrays = tuple(np.array(array, dtype=np.float64) for array in model_of(problem))
+    users, items = (record.astype(np.float64) for record in records)
+    n_streams = reference.streams_of(problem.user_factors.shape[1], problem.dtype)
+    given = list(arguments(problem, arrays, n_streams))
+    given[8:10] = users, items
+    given[16:] = rate, rate / 2, rate / 4 if biased else 0.0, *[1.0] * 4, gradient_weight
+    total = reference.interleaved_epoch(*given)
+    return Outcome(total, *arrays), users, items
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("gradient_weight", [0.0, 0.5])
+@pytest.mark.parametrize("n_blocks", BLOCKS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_with_rates_of_their_own_equal_their_twin(
+    level, dtype, n_blocks, gradient_weight, biased, rng
+):
+    per_block = 64 // np.dtype(dtype).itemsize
+    for missing in (0, 1, per_block - 1):
+        problem = make_problem(
+            rng,
+            rated_rows(rng, [4, 0, 9, 1, 3, 9, 2], n_items=9),
+            n_blocks * per_block - missing,
+            dtype=dtype,
+            unsorted=True,
+            global_mean=2.5,
+        )
+        problem = problem if biased else without_biases(problem)
+        records = records_of(rng, 7, dtype), records_of(rng, 9, dtype)
+        found, users, items = run_rowwise(problem, level, records, gradient_weight, biased=biased)
+        expected, twin_users, twin_items = run_rowwise_twin(
+            problem, records, gradient_weight, biased=biased
+        )
+        assert_equals_twin(found, expected)
+        tolerance = 1e-12 if dtype == np.float64 else 2e-5
+        for mine, theirs in ((users, twin_users), (items, twin_items)):
+            np.testing.assert_allclose(mine[:, 0], theirs[:, 0], rtol=tolerance)
+            np.testing.assert_array_equal(mine[:, 2:], theirs[:, 2:])
+        norms = (found.item_factors.astype(np.float64) ** 2).sum(axis=1)
+        np.testing.assert_allclose(items[:, 1], norms, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_that_are_alike_equal_those_without_records(level, dtype, rng):
+    problem = make_problem(rng, rng.random((9, 9)) < 0.6, 70, dtype=dtype, global_mean=2.5)
+    shrink = problem.regularization / 2
+    record = np.array([1, 0, shrink, shrink], dtype=dtype)
+    rate = 2 * problem.learning_rate
+    P, Q = copy_rows(problem.user_factors), copy_rows(problem.item_factors)
+    b, c = problem.user_biases.copy(), problem.item_biases.copy()
+    given = list(arguments(problem, (P, Q, b, c), level))
+    given[8:10] = np.tile(record, (9, 1)), np.tile(record, (9, 1))
+    total = settled_epoch(*given)
+    assert given[16] == rate
+    assert_equals_twin(Outcome(total, P, Q, b, c), run(problem, level))
 
 
 # --- what stays -----------------------------------------------------------------------------------
