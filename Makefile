@@ -13,8 +13,12 @@ PYTEST := $(BIN)/pytest ./tests --pyargs cmf --doctest-modules
 VARIANT = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/variants/$(1)
 PRELOAD = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
 
+TSAN_PRELOAD = $(shell $(CC) -print-file-name=libtsan.so)
+# The sanitizer wants addresses where they are by default; some systems shuffle them too far.
+TSAN = $(call VARIANT,tsan) $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench test-debug test-sanitize test-abi3 test-wheel clean
+.PHONY: help demo test lint bench test-debug test-sanitize test-tsan test-neon test-abi3 test-wheel clean
 
 help:
 	@echo "make demo           train on a million ratings, report, recommend, draw"
@@ -23,6 +27,8 @@ help:
 	@echo "make bench          speed and memory against Surprise (a few minutes)"
 	@echo "make test-debug     all tests with bounds checks in the kernels"
 	@echo "make test-sanitize  all tests under the address and undefined-behaviour sanitizers"
+	@echo "make test-tsan      threaded training under the thread sanitizer"
+	@echo "make test-neon      the baseline kernel on an emulated aarch64"
 	@echo "make test-abi3      all tests on a cp311-abi3 wheel"
 	@echo "make test-wheel     all tests on the wheel, in a new environment"
 	@echo "make clean          remove everything that was built"
@@ -72,6 +78,7 @@ build/variants/%/.installed: $(SDIST)
 
 build/variants/debug/.installed: export CMF_DEBUG = 1
 build/variants/sanitize/.installed: export CMF_SANITIZE = 1
+build/variants/tsan/.installed: export CMF_SANITIZE = thread
 build/variants/abi3/.installed: export CMF_LIMITED_API = 1
 
 test-debug: build/variants/debug/.installed
@@ -80,6 +87,15 @@ test-debug: build/variants/debug/.installed
 test-sanitize: build/variants/sanitize/.installed
 	$(call VARIANT,sanitize) LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc CMF_SANITIZE=1 \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST)
+
+# The second run, whose blocks share rows and columns at once, shows that races are found.
+test-tsan: build/variants/tsan/.installed
+	$(TSAN) env LD_PRELOAD="$(TSAN_PRELOAD)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/tsan/training.py
+	$(TSAN) env LD_PRELOAD="$(TSAN_PRELOAD)" TSAN_OPTIONS=exitcode=66:halt_on_error=1 \
+	$(BIN)/python tests/tsan/training.py --racy >build/tsan-racy.log 2>&1; test $$? -eq 66
+
+test-neon:
+	tests/neon/run
 
 test-abi3: build/variants/abi3/.installed
 	ls build/variants/abi3/cmf/_kernels/*.abi3.so

@@ -15,14 +15,17 @@ FACTORS_PER_CALL = 2**26
 
 
 def row_ranges(
-    indptr: NDArray[np.int64], n_factors: int, row_order: NDArray[np.int64] | None = None
+    indptr: NDArray[np.int64],
+    n_factors: int,
+    row_order: NDArray[np.int64] | None = None,
+    factors_per_call: int | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Cut the rows of a CSR matrix into kernel calls of bounded length.
 
     Yields first and last + 1 of the positions in `row_order`, which may hold some of the rows only,
     or of the rows themselves. A row is never cut, however long.
     """
-    budget = max(1, FACTORS_PER_CALL // n_factors)
+    budget = max(1, (factors_per_call or FACTORS_PER_CALL) // n_factors)
     n_rows = indptr.shape[0] - 1 if row_order is None else row_order.shape[0]
     if indptr[-1] <= budget:
         yield 0, n_rows

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cmf._checks import CheckedRatings
-from cmf._kernels.csr import cut_rows, first_unsorted
+from cmf._kernels.csr import count_columns, cut_rows, first_unsorted
+from cmf._ranges import row_ranges
 
 __all__ = ["Grid", "make_grid"]
 
 # An epoch of fewer products than this is over before a second thread is of use.
 LEAST_WORK = 2**24
 # Ratings that a user should have in a strip: shorter visits cost more in turns than in steps.
-LEAST_VISIT = 16
+LEAST_VISIT = 32
 MOST_STRIPS = 32
-COUNTED_AT_ONCE = 2**18
+SORTED_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Grid:
     @property
     def n_strips(self) -> int:
         """Number of strips, also of groups and of rounds."""
-        return self.bounds.shape[0] - 1
+        return int(self.bounds.shape[0]) - 1
 
     def groups(self, row_order: NDArray[np.int64]) -> NDArray[np.int64]:
         """Deal rows to groups of about the same number of ratings.
@@ -96,12 +97,7 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
     if n_strips == 1:
         return Grid(ratings, ratings.indptr, np.array([0, n_items]))
     if first_unsorted(ratings.indptr, ratings.indices) >= 0:
-        matrix = sparse.csr_array(
-            (ratings.values, ratings.indices, ratings.indptr), shape=ratings.shape
-        ).sorted_indices()
-        ratings = replace(
-            ratings, indices=matrix.indices.astype(np.int32, copy=False), values=matrix.data
-        )
+        ratings = _sorted(ratings)
     bounds = _equal_parts(np.cumsum(_ratings_per_item(ratings)), n_strips)
     bounds[-1] = n_items
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
@@ -109,13 +105,27 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
     return Grid(ratings, cuts, bounds)
 
 
+def _sorted(ratings: CheckedRatings) -> CheckedRatings:
+    """Return a copy whose indices ascend inside rows, sorted a number of rows at a time."""
+    indices, values = np.empty_like(ratings.indices), np.empty_like(ratings.values)
+    for first, last in row_ranges(ratings.indptr, 1, factors_per_call=SORTED_AT_ONCE):
+        start, stop = ratings.indptr[first], ratings.indptr[last]
+        part = sparse.csr_array(
+            (
+                ratings.values[start:stop],
+                ratings.indices[start:stop],
+                ratings.indptr[first : last + 1] - start,
+            ),
+            shape=(last - first, ratings.shape[1]),
+        ).sorted_indices()
+        indices[start:stop], values[start:stop] = part.indices, part.data
+    return replace(ratings, indices=indices, values=values)
+
+
 def _ratings_per_item(ratings: CheckedRatings) -> NDArray[np.int64]:
-    """Count the ratings of each item; in pieces, since NumPy copies what it counts to int64."""
+    """Count the ratings of each item."""
     counts = np.zeros(ratings.shape[1], dtype=np.int64)
-    at_once = max(COUNTED_AT_ONCE, counts.shape[0])
-    for start in range(0, ratings.nnz, at_once):
-        piece = ratings.indices[start : start + at_once]
-        counts += np.bincount(piece, minlength=counts.shape[0])
+    count_columns(ratings.indices, counts)
     return counts
 
 

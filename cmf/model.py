@@ -597,7 +597,9 @@ class MatrixFactorization:
             raise ValueError(
                 f"users has {len(user_rows)} ids and items has {len(item_rows)}: pairs are wanted"
             )
-        predicted = recommendation.pair_predictions(fitted.state.factors, user_rows, item_rows)
+        predicted = recommendation.pair_predictions(
+            fitted.state.factors, user_rows, item_rows, fitted.parameters.n_threads
+        )
         return predicted[0] if one_user and one_item else predicted
 
     def reconstruct(self, users: Any = None, items: Any = None) -> Any:
@@ -651,7 +653,12 @@ class MatrixFactorization:
         """
         fitted = self._get_fitted()
         checked = _read_known(ratings, fitted, "ratings")
-        return losses.exact_loss(checked, fitted.state.factors, fitted.parameters.regularization)
+        return losses.exact_loss(
+            checked,
+            fitted.state.factors,
+            fitted.parameters.regularization,
+            fitted.parameters.n_threads,
+        )
 
     # --- recommendations --------------------------------------------------------------------------
 

@@ -310,7 +310,12 @@ def train(
             answers = [callback(report) for callback in callbacks]
             if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
                 if report.exact is None:
-                    _record_exact(history, exact_loss(ratings, factors, parameters.regularization))
+                    _record_exact(
+                        history,
+                        exact_loss(
+                            ratings, factors, parameters.regularization, parameters.n_threads
+                        ),
+                    )
                 break
 
 
@@ -376,7 +381,11 @@ def _measure(
     exact: bool,
     validation: CheckedRatings | None,
 ) -> EpochReport:
-    errors = (None, None) if validation is None else validation_errors(validation, factors)
+    errors = (
+        (None, None)
+        if validation is None
+        else validation_errors(validation, factors, parameters.n_threads)
+    )
     return EpochReport(
         epoch=epoch,
         n_epochs=last_epoch,
@@ -385,7 +394,9 @@ def _measure(
         running_mse=running_mse,
         regularization=penalty,
         running_total=running_mse + penalty,
-        exact=exact_loss(ratings, factors, parameters.regularization) if exact else None,
+        exact=exact_loss(ratings, factors, parameters.regularization, parameters.n_threads)
+        if exact
+        else None,
         validation_rmse=errors[0],
         validation_mae=errors[1],
         user_factors=_read_only(factors.user_factors),

@@ -11,6 +11,7 @@ from scipy import sparse
 import cmf
 from cmf._checks import check_ratings
 from cmf._state import Factors
+from cmf.config import LEVELS
 from cmf.losses import exact_loss, regularization_term, validation_errors
 
 
@@ -159,6 +160,36 @@ def test_validation_errors_are_rmse_and_mae(dtype):
     assert rmse == exact_loss(check_ratings(ratings, dtype=dtype), factors, 9.0).rmse
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_and_levels_change_no_bit(dtype, monkeypatch):
+    ratings, P, Q, b, c = problem(dtype)
+    factors = Factors(P, Q, b, c, 2.0, biased=True)
+    checked = check_ratings(ratings, dtype=dtype)
+    expected = exact_loss(checked, factors, 0.5), validation_errors(checked, factors)
+    monkeypatch.setattr("cmf.losses.FACTORS_PER_TASK", 200)  # so that there are many pieces
+    found = set()
+    for level in LEVELS:
+        monkeypatch.setenv("CMF_SIMD", level)
+        for n_threads in (None, 1, 2, 3, 8):
+            measured = exact_loss(checked, factors, 0.5, n_threads)
+            found.add((measured, validation_errors(checked, factors, n_threads)))
+            whole = cmf.loss(
+                ratings,
+                P,
+                Q,
+                0.5,
+                user_biases=b,
+                item_biases=c,
+                global_mean=2.0,
+                n_threads=n_threads,
+            )
+            assert whole == measured
+    assert len(found) == 1
+    measured, errors = found.pop()
+    assert measured == pytest.approx(expected[0], rel=1e-13)
+    assert errors == pytest.approx(expected[1], rel=1e-13)
+
+
 def test_unsorted_rows_change_nothing_but_rounding():
     ratings, P, Q, *_ = problem()
     expected = cmf.loss(ratings, P, Q, 0.1)
@@ -182,6 +213,8 @@ def test_larger_factors_do_not_overflow_in_double():
         ({"regularization": -0.1}, ValueError, "regularization must be at least 0, got -0.1"),
         ({"regularization": math.nan}, ValueError, "regularization must be finite, got nan"),
         ({"regularization": True}, TypeError, "regularization must be a number, got True"),
+        ({"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0"),
+        ({"n_threads": 1.5}, TypeError, "n_threads must be an integer, got 1.5"),
         ({"global_mean": math.inf}, ValueError, "global_mean must be finite"),
         ({"global_mean": "3"}, TypeError, "global_mean must be a number, got '3'"),
         ({"ratings": [[0.0, 0.0]]}, ValueError, "holds no rating"),

@@ -8,6 +8,8 @@ from scipy import sparse
 
 import cmf
 from cmf import recommendation
+from cmf._state import Factors
+from cmf.config import LEVELS
 
 
 def random_ratings(n_users=40, n_items=25, density=0.4, seed=0):
@@ -30,6 +32,25 @@ def best_by_argsort(scores, allowed):
     """Return the allowed positions, best first, equal scores by position."""
     order = np.argsort(-scores, kind="stable")
     return order[allowed[order]]
+
+
+# --- predict --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_and_levels_change_no_bit_of_predictions(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = (9, 7), (12, 7), 9, 12
+    factors = Factors(*(rng.normal(size=shape).astype(dtype) for shape in shapes), 2.5, biased=True)
+    users, items = rng.integers(-1, 9, 500), rng.integers(-1, 12, 500)
+    expected = recommendation.predictions(factors, np.arange(-1, 9), np.arange(-1, 12))
+    monkeypatch.setattr(recommendation, "FACTORS_PER_TASK", 70)  # ten pairs
+    for level in LEVELS:
+        monkeypatch.setenv("CMF_SIMD", level)
+        for n_threads in (None, 1, 2, 3, 8):
+            found = recommendation.pair_predictions(factors, users, items, n_threads)
+            assert found.tobytes() == expected[users + 1, items + 1].tobytes()
+    assert recommendation.pair_predictions(factors, users[:0], items[:0], 8).shape == (0,)
 
 
 # --- recommend ------------------------------------------------------------------------------------

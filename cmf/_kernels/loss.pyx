@@ -1,13 +1,13 @@
 """Exact sums over finished factors, all in double whatever the type of the factors.
 
-Checked by cmf._checks, assumed here: as in sgd.pyx.
+Checked by cmf._checks, assumed here: as in sgd.pyx; besides, the instruction-set level is one that
+the processor has. All levels give the same bits, as exact_template.h tells.
 """
 
 from cython cimport floating
-from libc.math cimport fabs
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
-from .point cimport exact_dot
+from .exact cimport cmf_exact_kernels, cmf_model, cmf_ratings, model_of
 from .types cimport index_t
 
 
@@ -22,6 +22,7 @@ def sum_errors(
     Py_ssize_t first,                               # rows first <= u < last
     Py_ssize_t last,
     double global_mean,
+    int level=0,
 ):
     """Return the sums of squared and of absolute errors over the stored entries of those rows.
 
@@ -29,54 +30,39 @@ def sum_errors(
     the row's length instead of nnz. The GIL is released.
     """
     cdef:
-        Py_ssize_t n_factors = user_factors.shape[1]
-        Py_ssize_t u, i, j
-        double error, base, squared_in_row, absolute_in_row
-        double squared = 0
-        double absolute = 0
+        cmf_model model
+        cmf_ratings given
+        double sums[2]
 
+    if first >= last or indptr[first] == indptr[last]:
+        return 0.0, 0.0
+    model = model_of(user_factors, item_factors, user_biases, item_biases, global_mean)
+    given.indptr = &indptr[0]
+    given.narrow = <const int32_t*> &indices[0] if index_t is int32_t else NULL
+    given.wide = <const int64_t*> &indices[0] if index_t is int64_t else NULL
+    given.ratings = &ratings[0]
+    given.first = first
+    given.last = last
     with nogil:
-        for u in range(first, last):
-            base = global_mean + <double> user_biases[u]
-            squared_in_row = 0
-            absolute_in_row = 0
-            for j in range(indptr[u], indptr[u + 1]):
-                i = indices[j]
-                error = <double> ratings[j] - (
-                    base
-                    + <double> item_biases[i]
-                    + exact_dot(&user_factors[u, 0], &item_factors[i, 0], n_factors)
-                )
-                squared_in_row += error * error
-                absolute_in_row += fabs(error)
-            squared += squared_in_row
-            absolute += absolute_in_row
-
-    return squared, absolute
+        cmf_exact_kernels(level, sizeof(floating)).sum_errors(&model, &given, sums)
+    return sums[0], sums[1]
 
 
-def sum_squares(const floating[:, :] rows not None):
+def sum_squares(const floating[:, :] rows not None, int level=0):
     """Return the sum of squares. The GIL is released.
 
     Pieces of up to 1024 numbers are added up by the thousand before they join the total, which
     keeps rounding far from the number of numbers.
     """
-    cdef:
-        Py_ssize_t n_columns = rows.shape[1]
-        Py_ssize_t n_pieces = 0
-        Py_ssize_t u, start
-        double pieces = 0
-        double total = 0
+    cdef double total
 
+    if rows.shape[0] == 0 or rows.shape[1] == 0:
+        return 0.0
     with nogil:
-        for u in range(rows.shape[0]):
-            start = 0
-            while start < n_columns:
-                pieces += exact_dot(&rows[u, start], &rows[u, start], min(1024, n_columns - start))
-                start += 1024
-                n_pieces += 1
-                if n_pieces % 1024 == 0:
-                    total += pieces
-                    pieces = 0
-
-    return total + pieces
+        total = cmf_exact_kernels(level, sizeof(floating)).sum_squares(
+            &rows[0, 0],
+            rows.shape[0],
+            rows.shape[1],
+            rows.strides[0] // <Py_ssize_t> sizeof(floating),
+        )
+    return total

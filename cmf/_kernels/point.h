@@ -1,4 +1,4 @@
-/* Arithmetic on one row pair: what every kernel's inner loop is made of.
+/* Arithmetic on one row pair: what the inner loop of training in stored order is made of.
  *
  * The C standard forbids a compiler to reorder a floating-point sum, so one accumulator would make
  * each dot product wait for its own additions. The sums below are therefore written as several
@@ -29,29 +29,29 @@
 
 CMF_INLINE void cmf_prefetch(const void *address) { CMF_PREFETCH(address); }
 
-/* NAME(p, q, n): sum of p[f] * q[f], products and sums in ACC.
+/* NAME(p, q, n): sum of p[f] * q[f].
  *
  * 4 * WIDTH running sums, folded to WIDTH for what is left over, then to one. All bounds of the
  * loops over sums are constants, so that no sum needs to leave its register.
  */
-#define CMF_DEFINE_DOT(NAME, REAL, ACC, WIDTH)                                                     \
-    CMF_INLINE ACC NAME(const REAL *CMF_RESTRICT p, const REAL *CMF_RESTRICT q, ptrdiff_t n) {     \
-        ACC a[WIDTH] = {0}, b[WIDTH] = {0}, c[WIDTH] = {0}, d[WIDTH] = {0};                        \
-        ACC rest = 0;                                                                              \
+#define CMF_DEFINE_DOT(NAME, REAL, WIDTH)                                                          \
+    CMF_INLINE REAL NAME(const REAL *CMF_RESTRICT p, const REAL *CMF_RESTRICT q, ptrdiff_t n) {    \
+        REAL a[WIDTH] = {0}, b[WIDTH] = {0}, c[WIDTH] = {0}, d[WIDTH] = {0};                       \
+        REAL rest = 0;                                                                             \
         ptrdiff_t f = 0;                                                                           \
         for (; f + 4 * WIDTH <= n; f += 4 * WIDTH) {                                               \
-            for (int l = 0; l < WIDTH; l++) a[l] += (ACC)p[f + l] * (ACC)q[f + l];                 \
+            for (int l = 0; l < WIDTH; l++) a[l] += p[f + l] * q[f + l];                           \
             for (int l = 0; l < WIDTH; l++)                                                        \
-                b[l] += (ACC)p[f + WIDTH + l] * (ACC)q[f + WIDTH + l];                             \
+                b[l] += p[f + WIDTH + l] * q[f + WIDTH + l];                                       \
             for (int l = 0; l < WIDTH; l++)                                                        \
-                c[l] += (ACC)p[f + 2 * WIDTH + l] * (ACC)q[f + 2 * WIDTH + l];                     \
+                c[l] += p[f + 2 * WIDTH + l] * q[f + 2 * WIDTH + l];                               \
             for (int l = 0; l < WIDTH; l++)                                                        \
-                d[l] += (ACC)p[f + 3 * WIDTH + l] * (ACC)q[f + 3 * WIDTH + l];                     \
+                d[l] += p[f + 3 * WIDTH + l] * q[f + 3 * WIDTH + l];                               \
         }                                                                                          \
         for (int l = 0; l < WIDTH; l++) a[l] = (a[l] + b[l]) + (c[l] + d[l]);                      \
         for (; f + WIDTH <= n; f += WIDTH)                                                         \
-            for (int l = 0; l < WIDTH; l++) a[l] += (ACC)p[f + l] * (ACC)q[f + l];                 \
-        for (; f < n; f++) rest += (ACC)p[f] * (ACC)q[f];                                          \
+            for (int l = 0; l < WIDTH; l++) a[l] += p[f + l] * q[f + l];                           \
+        for (; f < n; f++) rest += p[f] * q[f];                                                    \
         for (int l = 0; l < WIDTH; l++) rest += a[l];                                              \
         return rest;                                                                               \
     }
@@ -67,9 +67,8 @@ CMF_INLINE void cmf_prefetch(const void *address) { CMF_PREFETCH(address); }
         }                                                                                          \
     }
 
-CMF_DEFINE_DOT(cmf_dot_f32, float, float, 4)
-CMF_DEFINE_DOT(cmf_dot_f64, double, double, 2)
-CMF_DEFINE_DOT(cmf_dot_f32_in_double, float, double, 2)
+CMF_DEFINE_DOT(cmf_dot_f32, float, 4)
+CMF_DEFINE_DOT(cmf_dot_f64, double, 2)
 CMF_DEFINE_STEP(cmf_step_f32, float)
 CMF_DEFINE_STEP(cmf_step_f64, double)
 

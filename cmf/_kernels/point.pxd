@@ -6,7 +6,6 @@ from cython cimport floating
 cdef extern from "point.h" nogil:
     float cmf_dot_f32(const float* p, const float* q, Py_ssize_t n) noexcept
     double cmf_dot_f64(const double* p, const double* q, Py_ssize_t n) noexcept
-    double cmf_dot_f32_in_double(const float* p, const float* q, Py_ssize_t n) noexcept
     void cmf_step_f32(float* p, float* q, Py_ssize_t n, float decay, float gain) noexcept
     void cmf_step_f64(double* p, double* q, Py_ssize_t n, double decay, double gain) noexcept
     void cmf_prefetch(const void* address) noexcept
@@ -16,16 +15,6 @@ cdef inline floating dot(const floating* p, const floating* q, Py_ssize_t n) noe
     # In the type of the factors: what training uses.
     if floating is float:
         return cmf_dot_f32(p, q, n)
-    else:
-        return cmf_dot_f64(p, q, n)
-
-
-cdef inline double exact_dot(
-    const floating* p, const floating* q, Py_ssize_t n
-) noexcept nogil:
-    # In double whatever the type of the factors: what losses, predictions and scores use.
-    if floating is float:
-        return cmf_dot_f32_in_double(p, q, n)
     else:
         return cmf_dot_f64(p, q, n)
 

@@ -12,6 +12,7 @@ def predict_pairs(
     item_biases: FloatArray,
     predictions_out: FloatArray,
     global_mean: float,
+    level: int = 0,
 ) -> None: ...
 def predict_block(
     users: NDArray[int64],
@@ -22,4 +23,5 @@ def predict_block(
     item_biases: FloatArray,
     predictions_out: FloatArray,
     global_mean: float,
+    level: int = 0,
 ) -> None: ...

@@ -1,4 +1,4 @@
-"""The exact sums: by hand, against their twins, and in double whatever the factors are."""
+"""The exact sums: by hand, against their twins, in double, and the same bits at every level."""
 
 import math
 
@@ -9,22 +9,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, make_problem, problems
 
+from cmf._kernels.interleaved import highest_level
 from cmf._kernels.loss import sum_errors, sum_squares
+from cmf._kernels.predict import predict_pairs
+from cmf._rows import copy_rows, padded_numbers
+
+LEVELS = range(highest_level() + 1)
+# Of every length up to some turns of the widest loop, and long ones.
+N_FACTORS = (*range(1, 41), 64, 100)
 
 
-def arguments(problem, first=0, last=None):
+def arguments(problem, first=0, last=None, rows=np.asarray):
     return (
         problem.indptr,
         problem.indices,
         problem.ratings,
-        problem.user_factors,
-        problem.item_factors,
+        rows(problem.user_factors),
+        rows(problem.item_factors),
         problem.user_biases,
         problem.item_biases,
         first,
         problem.n_users if last is None else last,
         problem.global_mean,
     )
+
+
+def padded(array):
+    """Return a copy in aligned rows whose padding is NaN."""
+    rows = copy_rows(array)
+    numbers = padded_numbers(rows)
+    numbers[:] = np.nan
+    rows[...] = array
+    return rows
+
+
+def rows_of_every_length(rng, n_factors, dtype):
+    """A problem in which user u has rated u items, and one has rated many."""
+    rated = np.tri(40, 90, -1, dtype=bool)
+    rated[7] = True
+    return make_problem(rng, rated, n_factors, dtype=dtype, unsorted=True, global_mean=0.75)
 
 
 # --- sum_errors ---------------------------------------------------------------------------------
@@ -54,31 +77,92 @@ def test_two_errors_by_hand(dtype, index_dtype):
 def test_sum_errors_equals_its_twin(problem, data):
     # Products of float32 are exact in double, so one tolerance serves both types.
     first, last = sorted(data.draw(st.tuples(*[st.integers(0, problem.n_users)] * 2)))
-    found = sum_errors(*arguments(problem, first, last))
+    level = data.draw(st.sampled_from(LEVELS))
+    found = sum_errors(*arguments(problem, first, last), level)
     assert found == pytest.approx(
         reference.sum_errors(*arguments(problem, first, last)), rel=1e-12, abs=1e-13
     )
 
 
 @given(problem=problems())
-def test_both_index_types_give_the_same_sums(problem):
-    indptr, indices, *rest = arguments(problem)
-    narrow, wide = (sum_errors(indptr, indices.astype(dtype), *rest) for dtype in INDICES)
-    assert narrow == wide
+def test_levels_index_types_and_strides_change_no_bit(problem):
+    found = set()
+    for rows in (np.asarray, padded):
+        indptr, indices, *rest = arguments(problem, rows=rows)
+        for dtype in INDICES:
+            found |= {sum_errors(indptr, indices.astype(dtype), *rest, level) for level in LEVELS}
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n_factors", [*range(1, 41), 64, 100])
+@pytest.mark.parametrize("n_factors", [1, 3, 4, 5, 16, 31, 100])
+def test_rows_of_every_length_are_summed(n_factors, dtype, rng):
+    problem = rows_of_every_length(rng, n_factors, dtype)
+    found = {sum_errors(*arguments(problem), level) for level in LEVELS}
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(reference.sum_errors(*arguments(problem)), rel=1e-12)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_rating_of_a_row_counts_once(dtype, level, rng):
+    # Whole numbers: no rounding, hence no tolerance.
+    problem = rows_of_every_length(rng, 5, dtype)
+    for array in problem.arrays[2:7]:
+        array[...] = rng.integers(-9, 10, array.shape)
+    for u in range(problem.n_users):
+        found = sum_errors(*arguments(problem, u, u + 1), level)
+        assert found == reference.sum_errors(*arguments(problem, u, u + 1))
+
+
+@given(problem=problems(dtypes=(np.float64,)), level=st.sampled_from(LEVELS))
+def test_errors_are_those_of_the_predictions_to_the_bit(problem, level):
+    items = problem.indices.astype(np.int64)
+    predicted = np.empty(items.shape[0])
+    predict_pairs(problem.rows, items, *problem.arrays[3:7], predicted, problem.global_mean, level)
+    errors = problem.ratings - predicted
+    indptr = np.arange(2, dtype=np.int64)
+    for j, (u, error) in enumerate(zip(problem.rows, errors, strict=True)):
+        single = sum_errors(
+            indptr,
+            problem.indices[j : j + 1],
+            problem.ratings[j : j + 1],
+            problem.user_factors[u : u + 1],
+            problem.item_factors,
+            problem.user_biases[u : u + 1],
+            problem.item_biases,
+            0,
+            1,
+            problem.global_mean,
+            level,
+        )
+        assert single == (error * error, abs(error))
+
+
+@given(problem=problems(dtypes=(np.float32,)))
+def test_float32_has_the_sums_of_the_same_numbers_in_float64(problem):
+    # Products of float32 are exact in double, so that fused or not they round once.
+    indptr, indices, *arrays, first, last, mean = arguments(problem)
+    wide = [array.astype(np.float64) for array in arrays]
+    for level in LEVELS:
+        assert sum_errors(indptr, indices, *arrays, first, last, mean, level) == sum_errors(
+            indptr, indices, *wide, first, last, mean, level
+        )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_factors", N_FACTORS)
 def test_errors_of_whole_numbers_are_exact(n_factors, dtype, rng):
     # No rounding, hence no tolerance: every factor counts once, whatever their number.
     p, q = rng.integers(-9, 10, size=(2, 1, n_factors))
     zero = np.zeros(1, dtype=dtype)
     rating = np.array([p[0] @ q[0] - 3], dtype=dtype)
     ends, column = np.array([0, 1]), np.array([0])
-    found = sum_errors(
-        ends, column, rating, p.astype(dtype), q.astype(dtype), zero, zero, 0, 1, 0.0
-    )
-    assert found == (9.0, 3.0)
+    for level in LEVELS:
+        found = sum_errors(
+            ends, column, rating, p.astype(dtype), q.astype(dtype), zero, zero, 0, 1, 0.0, level
+        )
+        assert found == (9.0, 3.0)
 
 
 def test_float32_products_are_summed_in_double():
@@ -112,34 +196,41 @@ def test_inputs_of_the_loss_may_be_read_only_and_are_not_changed(rng):
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (3, 3)])
 def test_no_ratings_have_no_error(shape, rng):
-    assert sum_errors(*arguments(make_problem(rng, np.zeros(shape, dtype=bool), 2))) == (0.0, 0.0)
+    given = arguments(make_problem(rng, np.zeros(shape, dtype=bool), 2))
+    assert {sum_errors(*given, level) for level in LEVELS} == {(0.0, 0.0)}
 
 
 # --- sum_squares --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (1, 1), (1, 5000), (5000, 1), (7, 129)])
+@pytest.mark.parametrize(
+    "shape", [(0, 0), (0, 3), (3, 0), (1, 1), (1, 5000), (5000, 1), (7, 129), (6, 1027)]
+)
 def test_squares_of_whole_numbers_are_exact(shape, dtype, rng):
     # Whole numbers leave no rounding to tolerate.
     rows = rng.integers(-9, 10, shape)
-    assert sum_squares(rows.astype(dtype)) == (rows * rows).sum()
+    for level in LEVELS:
+        assert sum_squares(rows.astype(dtype), level) == (rows * rows).sum()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_sum_squares_equals_its_twin(dtype, rng):
     rows = (rng.normal(size=(60, 50)) * 10.0 ** rng.integers(-6, 7, (60, 50))).astype(dtype)
     rows.flags.writeable = False
-    assert sum_squares(rows) == pytest.approx(reference.sum_squares(rows), rel=1e-14)
+    found = {sum_squares(rows, level) for level in LEVELS}
+    found |= {sum_squares(padded(rows), level) for level in LEVELS}
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(reference.sum_squares(rows), rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_padding_is_not_summed(dtype, rng):
-    numbers = np.full((6, 16), np.nan, dtype=dtype)
-    rows = numbers[:, :5]
-    whole = rng.integers(-9, 10, rows.shape)
-    rows[...] = whole
-    assert sum_squares(rows) == (whole * whole).sum()
+@pytest.mark.parametrize("n_factors", N_FACTORS)
+def test_padding_is_not_summed(n_factors, dtype, rng):
+    whole = rng.integers(-9, 10, (6, n_factors))
+    rows = padded(whole.astype(dtype))
+    for level in LEVELS:
+        assert sum_squares(rows, level) == (whole * whole).sum()
 
 
 @pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1), (2000, 1000)])

@@ -1,4 +1,4 @@
-"""Predictions: by hand, against their twins, and pairs against blocks, bit for bit."""
+"""Predictions: by hand, against their twins, and pairs, blocks and levels bit for bit."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, make_problem, problems
 
+from cmf._kernels.interleaved import highest_level
 from cmf._kernels.predict import predict_block, predict_pairs
+from cmf._rows import copy_rows, padded_numbers
+
+LEVELS = range(highest_level() + 1)
 
 # Computed in double, rounded once: half a unit in the last place of the result, and a little where
 # the terms cancel.
@@ -17,34 +21,49 @@ TOLERANCE = {
 }
 
 
-def pairs(problem, users, items, kernel=predict_pairs):
+def ask(kernel, problem, users, items, out, *level, rows=np.asarray):
+    kernel(
+        np.asarray(users, dtype=np.int64),
+        np.asarray(items, dtype=np.int64),
+        rows(problem.user_factors),
+        rows(problem.item_factors),
+        problem.user_biases,
+        problem.item_biases,
+        out,
+        problem.global_mean,
+        *level,
+    )
+    return out
+
+
+def pairs(problem, users, items, *level, kernel=predict_pairs, rows=np.asarray):
     out = np.full(len(users), np.nan, dtype=problem.dtype)
-    kernel(
-        np.asarray(users, dtype=np.int64),
-        np.asarray(items, dtype=np.int64),
-        problem.user_factors,
-        problem.item_factors,
-        problem.user_biases,
-        problem.item_biases,
-        out,
-        problem.global_mean,
-    )
-    return out
+    return ask(kernel, problem, users, items, out, *level, rows=rows)
 
 
-def block(problem, users, items, kernel=predict_block):
+def block(problem, users, items, *level, kernel=predict_block, rows=np.asarray):
     out = np.full((len(users), len(items)), np.nan, dtype=problem.dtype)
-    kernel(
-        np.asarray(users, dtype=np.int64),
-        np.asarray(items, dtype=np.int64),
-        problem.user_factors,
-        problem.item_factors,
-        problem.user_biases,
-        problem.item_biases,
-        out,
-        problem.global_mean,
-    )
-    return out
+    return ask(kernel, problem, users, items, out, *level, rows=rows)
+
+
+def padded(array):
+    """Return a copy in aligned rows whose padding is NaN."""
+    rows = copy_rows(array)
+    numbers = padded_numbers(rows)
+    numbers[:] = np.nan
+    rows[...] = array
+    return rows
+
+
+def all_ways(problem, users, items):
+    """Return the bytes of all predictions as pairs and as a block, at every level and stride."""
+    found = []
+    for rows in (np.asarray, padded):
+        for level in LEVELS:
+            found.append(block(problem, users, items, level, rows=rows).tobytes())
+            by_pair = np.repeat(users, len(items)), np.tile(items, len(users))
+            found.append(pairs(problem, *by_pair, level, rows=rows).tobytes())
+    return found
 
 
 @st.composite
@@ -78,37 +97,62 @@ def hand_made(dtype, rng):
 )
 def test_known_and_unknown_rows_by_hand(dtype, user, item, expected, rng):
     problem = hand_made(dtype, rng)
-    assert pairs(problem, [user], [item]).tolist() == [expected]
-    assert block(problem, [user], [item]).tolist() == [[expected]]
+    for level in LEVELS:
+        assert pairs(problem, [user], [item], level).tolist() == [expected]
+        assert block(problem, [user], [item], level).tolist() == [[expected]]
 
 
-@given(questions())
-def test_block_equals_its_twin(question):
+@given(questions(), st.sampled_from(LEVELS))
+def test_block_equals_its_twin(question, level):
     problem, users, items = question
     np.testing.assert_allclose(
-        block(problem, users, items),
-        block(problem, users, items, reference.predict_block),
+        block(problem, users, items, level),
+        block(problem, users, items, kernel=reference.predict_block),
         **TOLERANCE[problem.dtype],
     )
 
 
-@given(questions())
-def test_pairs_equal_their_twin(question):
+@given(questions(), st.sampled_from(LEVELS))
+def test_pairs_equal_their_twin(question, level):
     problem, users, items = question
     n = min(len(users), len(items))
     np.testing.assert_allclose(
-        pairs(problem, users[:n], items[:n]),
-        pairs(problem, users[:n], items[:n], reference.predict_pairs),
+        pairs(problem, users[:n], items[:n], level),
+        pairs(problem, users[:n], items[:n], kernel=reference.predict_pairs),
         **TOLERANCE[problem.dtype],
     )
 
 
 @given(questions())
-def test_pairs_and_blocks_give_the_same_bits(question):
+def test_routes_levels_and_strides_change_no_bit(question):
     problem, users, items = question
-    of_block = block(problem, users, items)
-    of_pairs = pairs(problem, np.repeat(users, len(items)), np.tile(items, len(users)))
-    assert of_pairs.tobytes() == of_block.tobytes()
+    assert len(set(all_ways(problem, users, items))) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize(("n_users", "n_items"), [(1, 33), (2, 64), (3, 71), (9, 100), (50, 1)])
+def test_large_blocks_are_their_pairs(n_users, n_items, unknown, dtype, rng):
+    # More than fits into a tile of users and items, or a strip of items.
+    problem = make_problem(rng, np.ones((20, 30), dtype=bool), 21, dtype=dtype, global_mean=2.5)
+    first = -1 if unknown else 0
+    users, items = rng.integers(first, 20, n_users), rng.integers(first, 30, n_items)
+    found = all_ways(problem, users, items)
+    assert len(set(found)) == 1
+    expected = block(problem, users, items, kernel=reference.predict_block)
+    np.testing.assert_allclose(
+        np.frombuffer(found[0], dtype).reshape(n_users, n_items),
+        expected,
+        **TOLERANCE[problem.dtype],
+    )
+
+
+def test_only_unknown_rows_need_no_factors(rng):
+    # A model without users or without items has no row that could be read.
+    problem = make_problem(rng, np.ones((0, 0), dtype=bool), 3, global_mean=1.5)
+    for level in LEVELS:
+        assert pairs(problem, [-1] * 5, [-1] * 5, level).tolist() == [1.5] * 5
+        assert block(problem, [-1, -1], [-1] * 40, level).tolist() == [[1.5] * 40] * 2
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -122,7 +166,8 @@ def test_whole_numbers_are_predicted_exactly(n_factors, dtype, rng):
         + problem.item_biases
         + problem.user_factors @ problem.item_factors.T
     )
-    np.testing.assert_array_equal(block(problem, range(3), range(4)), expected)
+    for level in LEVELS:
+        np.testing.assert_array_equal(block(problem, range(3), range(4), level), expected)
 
 
 def test_float32_predictions_are_summed_in_double(rng):
@@ -131,8 +176,9 @@ def test_float32_predictions_are_summed_in_double(rng):
     problem.user_factors[...] = [1e4, 1.0, -1e4]
     problem.item_factors[...] = [1e4, 1.0, 1e4]
     problem.user_biases[...] = problem.item_biases[...] = 0
-    assert pairs(problem, [0], [0]).tolist() == [1.0]
-    assert block(problem, [0], [0]).tolist() == [[1.0]]
+    for level in LEVELS:
+        assert pairs(problem, [0], [0], level).tolist() == [1.0]
+        assert block(problem, [0], [0], level).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
