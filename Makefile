@@ -55,7 +55,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest-allowlist.txt cmf._kernels
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cmf
-	$(BIN)/python -m numpydoc lint cmf/[a-z]*.py
+	$(BIN)/python -m numpydoc lint cmf/[a-z]*.py cmf/model_selection/[a-z]*.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

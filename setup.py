@@ -19,6 +19,7 @@ KERNELS = Path("cmf/_kernels")
 EXACT = [KERNELS / "exact.c", *sorted(KERNELS.glob("exact_*.c"))]
 C_SOURCES = {
     "interleaved": [KERNELS / "simd.c", *sorted(KERNELS.glob("interleaved_*.c"))],
+    "gibbs": sorted(KERNELS.glob("gibbs_*.c")),
     "loss": EXACT,
     "predict": EXACT,
 }
@@ -45,6 +46,7 @@ extensions = [
         depends=[path.as_posix() for path in [*KERNELS.glob("*.h"), *KERNELS.glob("*.pxd")]],
         extra_compile_args=compile_args + (NO_FUSING if source.stem in ("loss", "predict") else []),
         extra_link_args=link_args,
+        libraries=["m"] if os.name == "posix" else [],
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
         py_limited_api=LIMITED_API,
     )

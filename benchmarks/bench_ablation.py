@@ -23,6 +23,7 @@ import cmf
 from benchmarks import _builds
 from benchmarks._contest import Arena, Contestant
 from benchmarks._report import parser, print_machine, print_table, ratio, spread
+from benchmarks.peers.own import ADAPTIVE, PLAIN
 from benchmarks.problems import large_problem, main_problem
 
 AS_BUILT = "as built"
@@ -50,8 +51,13 @@ VARIANTS = [
     Variant("three users interleaved", {"CMF_STREAMS(n)": "3"}),
     Variant("items not fetched ahead", {"CMF_STEPS_AHEAD": "0"}),
     Variant("users not fetched ahead", {"CMF_ROWS_AHEAD": "0"}),
+    Variant("ratings not fetched ahead", {"CMF_RATINGS_AHEAD": "0"}),
+    Variant("rows without scales", {"CMF_SCALED(n)": "0"}),
+    Variant("all rows with scales", {"CMF_SCALED(n)": "1"}),
+    Variant("items read twice", {"CMF_MAX_KEPT": "1"}),
+    Variant("adaptive rates", settings={**dict.fromkeys(PLAIN), **ADAPTIVE}),
     Variant("no biases", settings={"biases": False}),
-    Variant("stored order", settings={"shuffle": False}),
+    Variant("stored order", settings={**dict.fromkeys(PLAIN), "shuffle": False}),
     Variant("float64", settings={"dtype": "float64"}),
     Variant("two threads", settings={"n_threads": 2}),
 ]
@@ -111,7 +117,7 @@ def _contestants(trees: Mapping[Variant, Path], n_factors: int) -> list[Contesta
         Contestant(
             variant.name,
             "cmf",
-            {"n_factors": n_factors, "n_threads": 1, **variant.settings},
+            {**PLAIN, "n_factors": n_factors, "n_threads": 1, **variant.settings},
             variant.environment,
             tree,
         )

@@ -48,6 +48,7 @@ from benchmarks._report import (
     ratio,
     spread,
 )
+from benchmarks.peers.own import ADAPTIVE, PLAIN
 from benchmarks.peers.surprise import DEFAULTS
 from benchmarks.problems import SEED, large_problem, main_problem, small_problem
 
@@ -105,7 +106,8 @@ def _contestants(libmf: str | None, n_factors: int) -> list[Contestant]:
     for threads, tail in ((1, ""), (2, ", two threads")):
         own: dict[str, Any] = {"n_factors": n_factors, "n_threads": threads}
         contestants += [
-            Contestant(f"cmf{tail}", "cmf", own),
+            Contestant(f"cmf{tail}", "cmf", {**PLAIN, **own}),
+            Contestant(f"cmf adaptive{tail}", "cmf", {**ADAPTIVE, **own}),
             Contestant(f"cmf, Surprise's settings{tail}", "cmf", {**surprise, **own}),
             *(
                 Contestant(
@@ -147,8 +149,9 @@ def _targeted(libmf: str | None) -> list[Contestant]:
     settings: dict[str, dict[str, Any]] = {
         "cmf, Surprise's settings, stored order": {**DEFAULTS, "shuffle": False},
         "cmf, Surprise's settings": dict(DEFAULTS),
-        "cmf": {},
-        "cmf, 32 factors": {"n_factors": 32},
+        "cmf": dict(PLAIN),
+        "cmf adaptive": dict(ADAPTIVE),
+        "cmf, 32 factors": {**PLAIN, "n_factors": 32},
     }
     return [
         *(Contestant(name, "cmf", {**own, "n_threads": 1}) for name, own in settings.items()),
@@ -202,7 +205,9 @@ def _small_fits(rounds: int) -> None:
     for problem in (small_problem(), Problem("ten by ten", tiny, tiny)):
         contestants = [
             Contestant(
-                f"cmf, n_threads={n_threads}", "cmf", {"n_factors": 32, "n_threads": n_threads}
+                f"cmf, n_threads={n_threads}",
+                "cmf",
+                {**PLAIN, "n_factors": 32, "n_threads": n_threads},
             )
             for n_threads in (1, 2, None)
         ]

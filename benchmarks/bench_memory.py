@@ -84,7 +84,9 @@ def _measure(folder: str, shuffle: bool, traced: bool) -> None:
     ratings = csr_array((data, indices, indptr), shape=shape)
     if (ratings.data.dtype, ratings.indices.dtype) != (data.dtype, indices.dtype):
         raise RuntimeError(f"SciPy has changed the types to {ratings.dtype}, {indices.dtype}")
-    model = cmf.MatrixFactorization(N_FACTORS, n_epochs=2, shuffle=shuffle, random_state=0)
+    model = cmf.MatrixFactorization(
+        N_FACTORS, learning_rate=0.005, n_epochs=2, shuffle=shuffle, random_state=0
+    )
     model.fit(np.eye(5))
     del model._fitted
     if traced:

@@ -44,7 +44,9 @@ def main() -> None:
     sizes = [(500, 1_000)] if arguments.quick else [(6_000, 4_000), (20_000, 60_000)]
     for n_users, n_items in sizes:
         ratings = generated(n_users, n_items, 100 * n_users).train
-        model = cmf.MatrixFactorization(N_FACTORS, n_epochs=5, random_state=SEED).fit(ratings)
+        model = cmf.MatrixFactorization(
+            N_FACTORS, learning_rate=0.005, n_epochs=5, random_state=SEED
+        ).fit(ratings)
         print(f"{n_items:,} items, {N_FACTORS} factors, {ratings.nnz // n_users} ratings a user")
         _check_answers(model, ratings)
         recommend: Contestants = {

@@ -28,11 +28,12 @@ from statistics import median
 import cmf
 from benchmarks._contest import Arena, Contestant
 from benchmarks._report import parser, print_machine, print_table, spread
+from benchmarks.peers.own import PLAIN
 from benchmarks.problems import generated, main_problem
 
-# Instructions for each vector of factors: one multiply-add for the inner product, and a product
-# and a multiply-add for each of the two rows.
-OPERATIONS = 5
+# Instructions for each vector of factors: a multiply-add for the inner product and one for each of
+# the two rows; rows of one or two blocks, which have no scales, need a product more for each row.
+OPERATIONS = 3
 FLOAT = 4
 RECORD = 8  # bytes of a rating: its value and its index
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
@@ -153,7 +154,7 @@ def _cache(name: str, default: int) -> int:
 def _print_fractions(arguments: argparse.Namespace, level: str, rates: dict[str, float]) -> None:
     """Time an epoch for each number of factors and print it next to the floors."""
     contestants = [
-        Contestant(str(n), "cmf", {"n_factors": n, "n_threads": 1}, {"CMF_SIMD": level})
+        Contestant(str(n), "cmf", {**PLAIN, "n_factors": n, "n_threads": 1}, {"CMF_SIMD": level})
         for n in arguments.factors
     ]
     cached = generated(*((2_000, 400, 100_000) if arguments.quick else (10_000, 500, 1_250_000)))

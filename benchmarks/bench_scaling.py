@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks._contest import Arena, Contestant, Results
 from benchmarks._report import parser, print_machine, print_table, ratio, spread
+from benchmarks.peers.own import PLAIN
 from benchmarks.problems import generated, large_problem, main_problem
 
 PARTS = ("threads", "factors", "ratings")
@@ -57,7 +58,8 @@ def _threads(arguments: argparse.Namespace) -> None:
     problem = large_problem(quick=arguments.quick)
     print(problem.describe(), end="\n\n")
     contestants = [
-        Contestant(str(n), settings={"n_factors": 64, "n_threads": n}) for n in _thread_counts()
+        Contestant(str(n), settings={**PLAIN, "n_factors": 64, "n_threads": n})
+        for n in _thread_counts()
     ]
     with Arena(problem) as arena:
         fits = arena.time_fits(contestants, WHOLE, arguments.rounds)
@@ -94,7 +96,7 @@ def _factors(arguments: argparse.Namespace) -> None:
     problem = main_problem(quick=arguments.quick)
     print(problem.describe(), end="\n\n")
     contestants = {
-        n: Contestant(str(n), settings={"n_factors": n, "n_threads": 1})
+        n: Contestant(str(n), settings={**PLAIN, "n_factors": n, "n_threads": 1})
         for n in sorted(arguments.factors)
     }
     with Arena(problem) as arena:
@@ -127,8 +129,10 @@ def _ratings(arguments: argparse.Namespace) -> None:
 def _rows_of_sizes(sizes: list[float], rounds: int) -> Iterator[tuple[Any, ...]]:
     """Yield a row per number of ratings that fits into memory."""
     n_factors, n_items = 64, 10_677
-    first = Contestant("first", settings={"n_factors": 1, "n_threads": 1}, environment=GIVE_BACK)
-    one = replace(first, name="cmf", settings={"n_factors": n_factors, "n_threads": 1})
+    first = Contestant(
+        "first", settings={**PLAIN, "n_factors": 1, "n_threads": 1}, environment=GIVE_BACK
+    )
+    one = replace(first, name="cmf", settings={**PLAIN, "n_factors": n_factors, "n_threads": 1})
     for size in sizes:
         n_ratings = round(1e6 * size)
         if BYTES_A_RATING * n_ratings > _memory():

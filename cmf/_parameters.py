@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ["Parameters", "check_bool", "check_choice", "check_float", "check_int
 
 DTYPES = ("float32", "float64")
 INITS = ("normal", "scaled", "uniform")
+SCALINGS = ("rating", "sqrt", "count")
 
 
 def check_int(value: object, name: str, *, minimum: int, maximum: int | None = None) -> int:
@@ -95,46 +97,128 @@ class Parameters:
     """Checked constructor parameters of `cmf.MatrixFactorization`, of plain Python types."""
 
     n_factors: int
-    learning_rate: float
-    regularization: float
-    n_epochs: int
+    learning_rate: float | None
+    regularization: float | None
+    n_epochs: int | None
     biases: bool
     shuffle: bool
     init: str
-    init_scale: float
+    init_scale: float | None
     dtype: str
     n_threads: int | None
     verbose: int
+    learning_rate_decay: float | None = None
+    adaptive: bool | None = None
+    bias_learning_rate: float | None = None
+    user_regularization: float | None = None
+    item_regularization: float | None = None
+    bias_regularization: float | None = None
+    regularization_scaling: str = "rating"
+    early_stopping: bool | None = None
+    validation_fraction: float | None = None
+    patience: int = 10
+    posterior_samples: int = 0
+    burn_in: int = 40
+    implicit: bool | None = None
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Parameters:
         """Check every value, in the order of the fields; other keys are not looked at."""
-        n_threads, verbose = values["n_threads"], values["verbose"]
-        checked = cls(
-            n_factors=check_int(values["n_factors"], "n_factors", minimum=1, maximum=2**20),
-            learning_rate=check_float(values["learning_rate"], "learning_rate", exclusive=True),
-            regularization=check_float(values["regularization"], "regularization"),
-            n_epochs=check_int(values["n_epochs"], "n_epochs", minimum=1),
-            biases=check_bool(values["biases"], "biases"),
-            shuffle=check_bool(values["shuffle"], "shuffle"),
-            init=check_choice(values["init"], "init", INITS),
-            init_scale=check_float(values["init_scale"], "init_scale"),
-            dtype=check_dtype(values["dtype"]),
-            n_threads=None
-            if n_threads is None
-            else check_int(n_threads, "n_threads", minimum=1, maximum=2**15),
-            verbose=int(verbose)
-            if isinstance(verbose, (bool, np.bool_))
-            else check_int(verbose, "verbose", minimum=0, maximum=2),
-        )
+        checked = cls(**{name: _CHECKS[name](values[name], name) for name in cls.names()})
         if checked.init_scale == 0 and not checked.biases:
             raise ValueError(
                 "init_scale=0 with biases=False starts at a saddle point that no step leaves: "
                 "give an init_scale above 0, or biases=True for a model of biases alone"
             )
+        if not checked.shuffle and checked.by_row:
+            raise ValueError(
+                "shuffle=False visits ratings by the plain rule: adaptive, learning_rate_decay, "
+                "bias_learning_rate, regularization by user, item or bias, and "
+                "regularization_scaling need shuffle=True"
+            )
+        if checked.implicit and not checked.posterior_samples:
+            raise ValueError("implicit=True needs posterior_samples above 0")
         return checked
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a parameter asks for more than the plain rule."""
+        return (
+            bool(self.adaptive)
+            or self.regularization_scaling != "rating"
+            or any(
+                getattr(self, name) is not None
+                for name in (
+                    "learning_rate_decay",
+                    "bias_learning_rate",
+                    "user_regularization",
+                    "item_regularization",
+                    "bias_regularization",
+                )
+            )
+        )
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(field.name for field in fields(cls))
+
+
+_Check = Callable[[object, str], Any]
+
+
+def _optional(check: _Check) -> _Check:
+    """Let None pass."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def _positive(value: object, name: str) -> float:
+    return check_float(value, name, exclusive=True)
+
+
+def _share(value: object, name: str) -> float:
+    number = check_float(value, name, exclusive=True)
+    if number >= 1:
+        raise ValueError(f"{name} must be less than 1, got {number:g}")
+    return number
+
+
+def _decay(value: object, name: str) -> float:
+    number = check_float(value, name, exclusive=True)
+    if number > 1:
+        raise ValueError(f"{name} must be at most 1, got {number:g}")
+    return number
+
+
+def _verbosity(value: object, name: str) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    return check_int(value, name, minimum=0, maximum=2)
+
+
+_CHECKS: dict[str, _Check] = {
+    "n_factors": partial(check_int, minimum=1, maximum=2**20),
+    "learning_rate": _optional(_positive),
+    "regularization": _optional(check_float),
+    "n_epochs": _optional(partial(check_int, minimum=1)),
+    "biases": check_bool,
+    "shuffle": check_bool,
+    "init": partial(check_choice, choices=INITS),
+    "init_scale": _optional(check_float),
+    "dtype": lambda value, _: check_dtype(value),
+    "n_threads": _optional(partial(check_int, minimum=1, maximum=2**15)),
+    "verbose": _verbosity,
+    "learning_rate_decay": _optional(_decay),
+    "adaptive": _optional(check_bool),
+    "bias_learning_rate": _optional(check_float),
+    "user_regularization": _optional(check_float),
+    "item_regularization": _optional(check_float),
+    "bias_regularization": _optional(check_float),
+    "regularization_scaling": partial(check_choice, choices=SCALINGS),
+    "early_stopping": _optional(check_bool),
+    "validation_fraction": _optional(_share),
+    "patience": partial(check_int, minimum=1),
+    "posterior_samples": partial(check_int, minimum=0),
+    "burn_in": partial(check_int, minimum=0),
+    "implicit": _optional(check_bool),
+}

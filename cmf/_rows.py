@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmf._typing import FloatArray
 
-__all__ = ["compact_rows", "copy_rows", "padded_numbers", "zero_rows"]
+__all__ = ["compact_rows", "copy_rows", "padded_numbers", "too_large", "zero_rows"]
 
 ROW_BYTES = 64
 ROWS_AT_ONCE = 4096
@@ -26,6 +26,14 @@ def zero_rows(n_rows: int, n_factors: int, dtype: np.dtype[Any]) -> FloatArray:
     memory: NDArray[Any] = np.zeros(n_rows * stride + ROW_BYTES // dtype.itemsize, dtype=dtype)
     skipped = -memory.ctypes.data % ROW_BYTES // dtype.itemsize
     return memory[skipped : skipped + n_rows * stride].reshape(n_rows, stride)[:, :n_factors]
+
+
+def too_large(shape: tuple[int, int], what: str) -> MemoryError:
+    """Return the error for ratings of a shape that no memory has room for."""
+    return MemoryError(
+        f"ratings of shape {shape} {what}, which cannot be had. Rows and columns must be numbered "
+        "without gaps: ids of a database are no row numbers"
+    )
 
 
 def _stride(n_factors: int, dtype: np.dtype[Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,54 @@ class SeenItems:
 
 
 @dataclass(slots=True)
+class TrainingState:
+    """How a model was trained, where its parameters alone do not tell.
+
+    Attributes
+    ----------
+    regularization : float
+        β of the losses that are reported, also where it was chosen by the ratings.
+    user_penalty, user_power : float
+        The factors of a user with n ratings are penalized by ``user_penalty * n**(1 - power)``
+        times their squares.
+    spread : float
+        Root of the mean squared deviation of the ratings from the mean; 0 if it was not measured.
+    noise : float
+        Share of the ratings' variance that could not be predicted, 1 if it was not measured.
+    best_epoch : int
+        The epoch whose factors these are, of those that early stopping has seen; -1 without it.
+    sums : tuple of two ndarrays or None
+        Sums of squared gradients of users, shape (n_users,), and items, where rates adapt.
+    """
+
+    regularization: float = 0.0
+    user_penalty: float = 0.0
+    user_power: float = 0.0
+    spread: float = 0.0
+    noise: float = 1.0
+    best_epoch: int = -1
+    sums: tuple[FloatArray, FloatArray] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How far ratings are from the mean of a posterior, in units of the ratings.
+
+    Attributes
+    ----------
+    user_spreads : ndarray of shape (n_users,), float32
+    item_spreads : ndarray of shape (n_items,), float32
+        The variance of what the draws predict for a pair is about the product of its two spreads.
+    noise_std : float
+        Standard deviation of a rating around what a draw predicts for it.
+    """
+
+    user_spreads: NDArray[np.float32]
+    item_spreads: NDArray[np.float32]
+    noise_std: float
+
+
+@dataclass(slots=True)
 class ModelState:
     """All that a fitted model knows: what a model file holds.
 
@@ -120,6 +168,10 @@ class ModelState:
         Non-negative, below 2**128: every permutation of continued training follows from it.
     n_epochs_trained : int
         Epochs behind these factors.
+    uncertainty : Uncertainty or None
+        Of an average over the posterior.
+    training : TrainingState
+        What continued training and folding in need to know of the training before.
     user_ids, item_ids : ndarray or None
         One label per row or column, unique: strings (dtype object, all str), int64, or other
         hashable Python objects (dtype object, refused by model files). None: rows are the ids.
@@ -133,6 +185,8 @@ class ModelState:
     history: dict[str, list[float]]
     seed: int
     n_epochs_trained: int
+    uncertainty: Uncertainty | None = None
+    training: TrainingState = field(default_factory=lambda: TrainingState())
     user_ids: Ids | None = None
     item_ids: Ids | None = None
     frame: FrameKind | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from cmf._threads import Team
 from cmf._typing import FloatArray
 from cmf.config import simd_level
 from cmf.grid import make_grid
+from cmf.schedule import Schedule, Steps
 
 __all__ = ["Epochs", "make_epochs"]
 
@@ -26,7 +26,7 @@ __all__ = ["Epochs", "make_epochs"]
 class Epochs(Protocol):
     """A way to visit all ratings once."""
 
-    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Train factors in place; return the running sum of squared errors."""
         ...
 
@@ -57,31 +57,6 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
     return _Shuffled(ratings, parameters, seed, team)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """What the kernel multiplies gradients and rows by, in its own form rate (e q - l p)."""
-
-    user_rate: float
-    item_rate: float
-    bias_rate: float
-    user_decay: float
-    item_decay: float
-    user_bias_decay: float
-    item_bias_decay: float
-    gradient_weight: float = 0.0
-
-    @classmethod
-    def of_rule(cls, learning_rate: float, regularization: float, *, biased: bool) -> _Steps:
-        """Return the steps α (2 e q - β p)."""
-        rate = 2 * learning_rate
-        decay = 1 - learning_rate * regularization
-        return cls(rate, rate, rate if biased else 0.0, decay, decay, decay, decay)
-
-    def scalars(self) -> tuple[float, ...]:
-        """All of it, in the order of the kernel."""
-        return tuple(getattr(self, name) for name in self.__slots__)
-
-
 class _Shuffled:
     """Epochs over users in random order, several of them in turns, block by block of a grid."""
 
@@ -93,15 +68,16 @@ class _Shuffled:
         self.level = simd_level()
         self.grid = make_grid(ratings, parameters.n_factors)
 
-    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Visit every rating once and return the running sum of squared errors."""
         grid, n = self.grid, self.grid.n_strips
         row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
         groups = grid.groups(row_order)
         item_scales = np.ones_like(factors.item_biases)
-        steps = _Steps.of_rule(
-            parameters.learning_rate, parameters.regularization, biased=factors.biased
-        )
+        steps = schedule.steps(epoch)
+        records = steps.item_records
+        # Norms are kept by recurrence within an epoch, from what they are now.
+        settle_rows(factors.item_factors, item_scales, records, 0, item_scales.shape[0])
         squared_errors = np.zeros((n, n))
 
         def train_block(group: int, strip: int) -> None:
@@ -109,19 +85,19 @@ class _Shuffled:
             squared_errors[group, strip] = self._run_block(factors, item_scales, steps, rows, strip)
             if (strip - group) % n == n - 1:  # the last group to visit this strip
                 first, last = grid.bounds[strip : strip + 2]
-                settle_rows(factors.item_factors, item_scales, None, first, last)
+                settle_rows(factors.item_factors, item_scales, records, first, last)
 
         try:
             self.team.run_grid(train_block, n)
         finally:  # whatever ended it, the factors are of use
-            settle_rows(factors.item_factors, item_scales, None, 0, item_scales.shape[0])
+            settle_rows(factors.item_factors, item_scales, records, 0, item_scales.shape[0])
         return math.fsum(squared_errors.flat)
 
     def _run_block(
         self,
         factors: Factors,
         item_scales: FloatArray,
-        steps: _Steps,
+        steps: Steps,
         rows: NDArray[np.int64],
         strip: int,
     ) -> float:
@@ -142,8 +118,8 @@ class _Shuffled:
                 factors.user_biases,
                 factors.item_biases,
                 item_scales,
-                None,
-                None,
+                steps.user_records,
+                steps.item_records,
                 first,
                 last,
                 strip,
@@ -162,7 +138,7 @@ class _InRows:
         self.ratings = ratings
         self.seed = seed
 
-    def run(self, factors: Factors, parameters: Parameters, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Visit every rating once and return the running sum of squared errors."""
         ratings = self.ratings
         row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
@@ -181,8 +157,8 @@ class _InRows:
                 first,
                 last,
                 factors.global_mean,
-                parameters.learning_rate,
-                parameters.regularization,
+                schedule.rate_of(epoch),
+                schedule.regularization,
             )
         return total
 

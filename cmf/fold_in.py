@@ -60,15 +60,18 @@ class NewUsers(_FactorsAndBiases):
         return (self.factors, self.biases, self.seen, self.user_ids)
 
 
-def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) -> NewUsers:
+def fold_in(
+    factors: Factors, ratings: CheckedRatings, penalty: float, power: float = 0.0
+) -> NewUsers:
     r"""Solve for the users behind `ratings`, one ridge regression each.
 
     With the items fixed, the steps of training a user with ratings R come to rest where
 
     .. math:: \sum_{i \in R} (r_i - \mu - c_i - b - p \cdot q_i)^2
-              + \frac{\beta |R|}{2} (\|p\|^2 + b^2)
+              + \lambda |R|^{1 - a} (\|p\|^2 + b^2)
 
-    is smallest: each of the \|R\| visits shrinks by β/2. Without regularization the solution of
+    is smallest: each of the \|R\| visits shrinks by λ / \|R\|^a, with a = 0 and λ = β/2 by the
+    plain rule. Without regularization the solution of
     least norm is taken. Users without ratings get zeros.
 
     Parameters
@@ -77,8 +80,10 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
         The model, which is not changed.
     ratings : CheckedRatings
         One row per new user, the model's items as columns; of any floating dtype.
-    regularization : float
-        β of the training.
+    penalty : float
+        λ.
+    power : float
+        a.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def fold_in(factors: Factors, ratings: CheckedRatings, regularization: float) ->
         if factors.biased:
             design = np.column_stack([design, np.ones(items.size)])
         with np.errstate(over="ignore", invalid="ignore"):
-            solution = _ridge(design, targets, regularization * items.size / 2)
+            solution = _ridge(design, targets, penalty * items.size ** (1 - power))
             P[u] = solution[:k]
             if factors.biased:
                 b[u] = solution[k]

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from cmf._checks import CheckedRatings, check_factors, check_row_counts
 from cmf._kernels.csr import count_columns
 from cmf._parameters import Parameters
-from cmf._rows import zero_rows
+from cmf._rows import too_large, zero_rows
 from cmf._state import Factors
 from cmf._typing import FloatArray
 
-__all__ = ["initialize"]
+__all__ = ["initialize", "mean_of"]
 
 # Rows are drawn in blocks of about this many numbers, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**16
@@ -34,6 +34,8 @@ _Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
 def initialize(
     ratings: CheckedRatings,
     parameters: Parameters,
+    init_scale: float,
+    global_mean: float,
     generator: np.random.Generator,
     *,
     user_factors: ArrayLike | None = None,
@@ -49,6 +51,10 @@ def initialize(
         ``init`` is ``"normal"``: N(0, init_scale²); ``"scaled"``: N(0, init_scale² / n_factors),
         so that the spread of the first predictions does not depend on the number of factors; or
         ``"uniform"``: U[0, init_scale).
+    init_scale : float
+        See above.
+    global_mean : float
+        Of the model; see `mean_of`.
     generator : numpy.random.Generator
         Gives a generator of their own to users and items, who are drawn row by row.
     user_factors, item_factors : array-like, optional
@@ -73,7 +79,7 @@ def initialize(
         )
         check_row_counts(*starts, ratings.shape)
     of_users, of_items = generator.spawn(2)
-    draw = _drawing(parameters)
+    draw = _drawing(parameters, init_scale)
     if user_factors is not None:
         P[...] = starts[0]
     else:
@@ -82,16 +88,33 @@ def initialize(
         Q[...] = starts[1]
     else:
         _draw(Q, _rated_items(ratings), draw, of_items)
-    with np.errstate(over="ignore"):  # an infinite mean is reported as divergence
-        mean = float(ratings.values.mean(dtype=np.float64)) if parameters.biases else 0.0
     return Factors(
         P,
         Q,
         np.zeros(n_users, dtype=dtype),
         np.zeros(n_items, dtype=dtype),
-        mean,
+        global_mean,
         parameters.biases,
     )
+
+
+def mean_of(ratings: CheckedRatings, parameters: Parameters) -> float:
+    """Return the global mean of a model.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        At least one.
+    parameters : Parameters
+        Whether there are biases.
+
+    Returns
+    -------
+    float
+        The mean of the ratings, 0 without biases.
+    """
+    with np.errstate(over="ignore"):  # an infinite mean is reported as divergence
+        return float(ratings.values.mean(dtype=np.float64)) if parameters.biases else 0.0
 
 
 def _allocate(
@@ -102,11 +125,8 @@ def _allocate(
         P, Q = (zero_rows(n_rows, n_factors, dtype) for n_rows in shape)
     except (MemoryError, ValueError) as error:
         gigabytes = sum(shape) * n_factors * dtype.itemsize / 1e9
-        raise MemoryError(
-            f"ratings of shape {shape} with n_factors={n_factors} want {gigabytes:.3g} GB of "
-            "factors, which cannot be had. Rows and columns must be numbered without gaps: ids "
-            "of a database are no row numbers"
-        ) from error
+        wanted = f"with n_factors={n_factors} want {gigabytes:.3g} GB of factors"
+        raise too_large(shape, wanted) from error
     return P, Q
 
 
@@ -130,9 +150,8 @@ def _draw(
     factors[~rated] = 0
 
 
-def _drawing(parameters: Parameters) -> _Draw:
+def _drawing(parameters: Parameters, scale: float) -> _Draw:
     """Return what draws an array of numbers."""
-    scale = parameters.init_scale
     if parameters.init == "uniform":
         return lambda generator, shape: generator.random(shape) * scale
     if parameters.init == "scaled":

@@ -5,30 +5,52 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from cmf import _frames, fold_in, initialization, losses, recommendation, serialization, training
+from cmf import (
+    _frames,
+    fold_in,
+    initialization,
+    losses,
+    posterior,
+    recommendation,
+    serialization,
+    training,
+)
 from cmf._checks import CheckedRatings, align_ratings, check_ratings, narrow_indices
 from cmf._ids import RowLookup, make_lookup
 from cmf._parameters import Parameters, check_bool, check_int, check_unknown
 from cmf._random import draw_seed
 from cmf._rows import compact_rows, copy_rows
-from cmf._state import Factors, ModelState, SeenItems
+from cmf._state import Factors, ModelState, SeenItems, TrainingState
 from cmf._typing import FloatArray, Ids, RandomState, RatingsLike, Rows, UnknownPolicy
 from cmf.exceptions import ModelFileError, NotFittedError
 from cmf.fold_in import NewUsers
 from cmf.losses import Loss
+from cmf.schedule import Schedule, uses_defaults
+from cmf.stopping import Stopper, hold_out
 from cmf.training import Callback
 
 __all__ = ["MatrixFactorization"]
 
 # Lists for several ids are padded to n, and this much padding cannot be meant.
 MOST_PADDED = 2**16
+
+
+# Passes where their number is not given: at most, or by the plain rule exactly.
+DEFAULT_EPOCHS, RULE_EPOCHS = 100, 40
+
+
+def _most_epochs(parameters: Parameters) -> int:
+    if parameters.n_epochs is not None:
+        return parameters.n_epochs
+    return DEFAULT_EPOCHS if uses_defaults(parameters) else RULE_EPOCHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +87,26 @@ class MatrixFactorization:
               b_u \leftarrow b_u + \alpha (2 e - \beta b_u), \quad
               c_i \leftarrow c_i + \alpha (2 e - \beta c_i)
 
-    where the item step sees the user's new factors.
+    where the item step sees the user's new factors. That is the plain rule, with one α and one β.
+
+    Where `learning_rate` is not given, the ratings decide: rates adapt to each row and fall from
+    epoch to epoch, regularization depends on a row's number of ratings and on how much noise the
+    ratings are measured to have, biases start as damped means, and a part of the ratings is held
+    out to find the best number of epochs, for which all ratings are then trained on. See Notes.
 
     Parameters
     ----------
     n_factors : int, default 64
         Length of the factor rows, at most 2**20.
-    learning_rate : float, default 0.005
-        α. Settings in the form γ (e q - λ p), as in Surprise or the literature, convert by
-        α = γ / 2.
-    regularization : float, default 0.15
-        β, applied at every rating's step. β = 2 λ converts from the same form.
-    n_epochs : int, default 40
-        Passes over all ratings.
+    learning_rate : float or None, default None
+        α of the first epoch. None: chosen by the ratings, see Notes; in stored order
+        (``shuffle=False``) 0.005. A number alone, with the other defaults, is the plain rule.
+    regularization : float or None, default None
+        β, applied at every rating's step. None: chosen by the ratings if `learning_rate` is, else
+        0.15.
+    n_epochs : int or None, default None
+        Passes over all ratings; with early stopping the most that there can be. None: 100 if
+        `learning_rate` is chosen by the ratings, else 40.
     biases : bool, default True
         Whether to predict with the mean of the training ratings and to train biases.
     shuffle : bool, default True
@@ -86,8 +115,9 @@ class MatrixFactorization:
         data. False means exactly the stored order, one rating after the other.
     init : {"normal", "scaled", "uniform"}, default "normal"
         Factors start as N(0, init_scale²), N(0, init_scale² / n_factors) or U[0, init_scale).
-    init_scale : float, default 0.1
-        See `init`. With biases, 0 gives a model of biases alone.
+    init_scale : float or None, default None
+        See `init`. With biases, 0 gives a model of biases alone. None: 0.1, but ``0.005 * sqrt(s)``
+        for normal starts if `learning_rate` is chosen by the ratings, with s as in Notes.
     dtype : {"float32", "float64"}, default "float32"
         Of factors, biases and the arithmetic of training. Losses are summed in float64 always.
     n_threads : int or None, default None
@@ -97,7 +127,49 @@ class MatrixFactorization:
     random_state : None, int, SeedSequence, BitGenerator, Generator or RandomState, default None
         Seed of the start and of the order of visits. NumPy's global state is never touched.
     verbose : int, default 0
-        1 prints a line for each epoch, 2 shows a progress bar on standard error.
+        1 prints a line for each epoch, 2 shows a progress bar on standard error. The epochs that
+        look for the best number of epochs are not shown.
+    learning_rate_decay : float or None, default None
+        d, above 0 and at most 1: epoch t has the rates of the first one times d**(t - 1). None:
+        0.95 if `learning_rate` is chosen by the ratings, else 1.
+    adaptive : bool or None, default None
+        Whether every user and every item has a rate of its own for its factors,
+        :math:`\alpha / \sqrt{G}`, where G starts at 1 and grows at each step by
+        :math:`\|e q - \beta p / 2\|^2 / (k s^3)`, k the number of factors: AdaGrad with one sum a
+        row [2]_, as LIBMF has it; s is 1 if `learning_rate` is given. Both rows of a rating then
+        see each other as they were before the step. Biases keep their rate. None: whether
+        `learning_rate` is chosen by the ratings.
+    bias_learning_rate : float or None, default None
+        α of the biases in the first epoch. None: 0.005 if `learning_rate` is chosen by the
+        ratings, else the same as that of the factors.
+    user_regularization, item_regularization, bias_regularization : float or None, default None
+        β of the factors of users, of the factors of items, and of all biases. None: that of
+        `regularization`.
+    regularization_scaling : {"rating", "sqrt", "count"}, default "rating"
+        How the strengths that are given depend on a row's number of ratings n. ``"rating"``: each
+        of the n steps shrinks the row by β, which makes its penalty n β/2 ‖p‖², as the weighted
+        regularization of ALS-WR, of LIBMF and of Spark's ALS. ``"sqrt"``: by β/√n at each step,
+        as MyMediaLite's frequency regularization. ``"count"``: by β/n, which makes the penalty
+        β/2 ‖p‖² whatever n is, as in ALS without weighting and in cmfrec.
+    early_stopping : bool or None, default None
+        Whether training keeps the epoch with the smallest error on ratings that it has not seen.
+        If `fit` gets validation ratings, these decide and the factors of that epoch are kept. Else
+        a part of the ratings is held out, and once the best epoch is known all ratings are trained
+        on for as many epochs, from the same start: about twice as many passes. None: whether
+        `learning_rate` is chosen by the ratings.
+    validation_fraction : float or None, default None
+        Share of the ratings that early stopping holds out, between 0 and 1. None: a twentieth, but
+        at least 200 ratings (or a fifth of all, if that is less) and at most 100,000.
+    patience : int, default 10
+        Epochs without a better one after which early stopping ends the search.
+    posterior_samples : int, default 0
+        Above 0, the model is the mean of that many models drawn from the posterior of Bayesian
+        matrix factorization instead, see `cmf.posterior`. Neither learning rates, regularization
+        nor early stopping have a part in it.
+    burn_in : int, default 40
+        Draws before those that count.
+    implicit : bool or None, default None
+        Whether draws also use which items a user has rated. None: they do.
 
     Attributes
     ----------
@@ -116,7 +188,12 @@ class MatrixFactorization:
         step), ``regularization`` and ``running_total`` (with the factors as the epoch left them),
         ``exact_mse`` and ``exact_total`` (of those factors; always there for the last epoch, else
         NaN unless asked for), ``validation_rmse`` and ``validation_mae`` (NaN without validation
-        ratings), ``learning_rate`` and ``seconds``.
+        ratings), ``learning_rate`` and ``seconds``. Where early stopping held ratings out, the
+        validation errors are those that the search for the best epoch measured on them; all else
+        is of the training on all ratings. No entries if biases alone were best.
+    best_epoch_ : int
+        The epoch that early stopping has chosen, 0 if no epoch predicts better than biases alone
+        by more than chance. AttributeError if it had no part in the last training.
     user_ids_, item_ids_ : ndarray or None
         Labels of a model fitted on a wide data frame. None: rows are the ids.
     n_features_in_ : int
@@ -141,17 +218,61 @@ class MatrixFactorization:
 
     The estimator follows scikit-learn's conventions without needing scikit-learn.
 
+    **The defaults.** With s the root of the mean squared deviation of the ratings from μ, v the
+    share of that variance which the model leaves unexplained on held-out ratings (1 at first, then
+    measured after every epoch of the search), and n the number of ratings of a row:
+
+    - α is 0.05/s in the first epoch and 0.95 of the last one in each other, `adaptive`;
+    - β is 1.8 s v/√n for users and 0.54 s v/n**(1/4) for items;
+    - biases start as means of what is left, damped by as much as makes them posterior means, with
+      variances estimated from the ratings; they are trained with α = 0.005 and kept near zero by
+      the same damping, spread over the n steps;
+    - factors start as N(0, (0.005 √s)²);
+    - up to 100 epochs are trained with a part held out, until ten in a row are no better than the
+      best one; then all ratings, with the same seed, for as many epochs as were best.
+
+    All of it is in units of s: multiplying all ratings by a number multiplies the predictions.
+    Where even the best epoch is no better than biases alone by more than chance, as with few or
+    random ratings, factors are zero. Any setting that is given takes the place of the chosen one.
+
+    **Settings from elsewhere.** Programs and papers step with γ (e q - λ p), which is α = γ/2 and
+    β = 2 λ:
+
+    - Surprise: ``learning_rate=lr_all / 2, regularization=2 * reg_all``;
+    - LIBMF: ``adaptive=True, learning_rate=eta / 2, regularization=2 * lambda``;
+    - MyMediaLite's frequency regularization: ``regularization_scaling="sqrt"``;
+    - ALS with λ on the plain sum of squares, cmfrec: ``regularization_scaling="count"``;
+    - Spark's ALS, λ times counts: ``regularization_scaling="rating"``, each with β = 2 λ.
+
     References
     ----------
     .. [1] Y. Koren, R. Bell, C. Volinsky, "Matrix factorization techniques for recommender
        systems", Computer 42(8), 2009.
+    .. [2] W.-S. Chin, Y. Zhuang, Y.-C. Juan, C.-J. Lin, "A learning-rate schedule for stochastic
+       gradient methods to matrix factorization", PAKDD 2015.
 
     Examples
     --------
-    >>> import numpy as np
     >>> import cmf
-    >>> ratings = np.array([[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [1, 0, 4, 4]])
-    >>> model = cmf.MatrixFactorization(n_factors=2, n_epochs=200, random_state=0).fit(ratings)
+    >>> data = cmf.datasets.make_ratings(400, 200, 20_000, n_test=2_000, random_state=0)
+    >>> model = cmf.MatrixFactorization(n_factors=8, random_state=0).fit(data.ratings)
+    >>> ids, scores = model.recommend(0, n=3)     # items that user 0 has not rated
+    >>> ids.shape, model.predict([0, 1], [2, 3]).shape
+    ((3,), (2,))
+
+    Noise of 0.5 is in these ratings; predicting their mean has an error of about 1.
+
+    >>> 0.5 < model.loss(data.test).rmse < 0.7
+    True
+    >>> model.best_epoch_ == model.n_iter_ <= 100
+    True
+
+    The plain rule, as it is often taught, on a table where 0 means "not rated":
+
+    >>> ratings = [[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [1, 0, 4, 4]]
+    >>> model = cmf.MatrixFactorization(
+    ...     n_factors=2, learning_rate=0.005, regularization=0.15, n_epochs=200, random_state=0
+    ... ).fit(ratings)
     >>> model.predict([0, 2], [0, 3]).round()
     array([5., 5.], dtype=float32)
     >>> ids, scores = model.recommend(0, n=2)     # item 2 is all that user 0 has not rated
@@ -163,17 +284,30 @@ class MatrixFactorization:
         self,
         n_factors: int = 64,
         *,
-        learning_rate: float = 0.005,
-        regularization: float = 0.15,
-        n_epochs: int = 40,
+        learning_rate: float | None = None,
+        regularization: float | None = None,
+        n_epochs: int | None = None,
         biases: bool = True,
         shuffle: bool = True,
         init: Literal["normal", "scaled", "uniform"] = "normal",
-        init_scale: float = 0.1,
+        init_scale: float | None = None,
         dtype: str = "float32",
         n_threads: int | None = None,
         random_state: RandomState = None,
         verbose: int = 0,
+        learning_rate_decay: float | None = None,
+        adaptive: bool | None = None,
+        bias_learning_rate: float | None = None,
+        user_regularization: float | None = None,
+        item_regularization: float | None = None,
+        bias_regularization: float | None = None,
+        regularization_scaling: Literal["rating", "sqrt", "count"] = "rating",
+        early_stopping: bool | None = None,
+        validation_fraction: float | None = None,
+        patience: int = 10,
+        posterior_samples: int = 0,
+        burn_in: int = 40,
+        implicit: bool | None = None,
     ) -> None:
         self.n_factors = n_factors
         self.learning_rate = learning_rate
@@ -187,6 +321,19 @@ class MatrixFactorization:
         self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
+        self.learning_rate_decay = learning_rate_decay
+        self.adaptive = adaptive
+        self.bias_learning_rate = bias_learning_rate
+        self.user_regularization = user_regularization
+        self.item_regularization = item_regularization
+        self.bias_regularization = bias_regularization
+        self.regularization_scaling = regularization_scaling
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.posterior_samples = posterior_samples
+        self.burn_in = burn_in
+        self.implicit = implicit
 
     # --- parameters, as scikit-learn wants them -----------------------------------------------
 
@@ -276,6 +423,9 @@ class MatrixFactorization:
     ) -> Self:
         """Train on ratings, from a new start.
 
+        By default a part of the ratings is held out first, to find the best number of epochs; then
+        all ratings are trained on for that many. See the class for what else the defaults do.
+
         Parameters
         ----------
         ratings : sparse array or matrix, 2-D array-like or wide data frame, (n_users, n_items)
@@ -289,9 +439,11 @@ class MatrixFactorization:
             Overrides `n_epochs`.
         validation : like `ratings`, optional
             Ratings to measure after every epoch, of the same shape or labels. Never trained on.
+            With early stopping nothing else is held out then: the epoch with the smallest error on
+            them is kept, so that they are no test of the model any more.
         callbacks : callable or iterable of callables, optional
             Each is called with a `cmf.EpochReport` after every epoch; returning True ends
-            training with that epoch.
+            training with that epoch. The search for the best epoch calls none.
         exact_loss : bool, default False
             Whether to measure the exact loss after every epoch (one more pass each). The last
             epoch is always measured.
@@ -317,41 +469,216 @@ class MatrixFactorization:
 
         Notes
         -----
-        Time per epoch is proportional to ``n_ratings * n_factors``. Memory over the input: the
+        Time per epoch is proportional to ``n_ratings * n_factors``. A fit with ratings held out
+        takes about twice `best_epoch_` passes, and `patience` more. Memory over the input: the
         factors, 4 to 9 bytes a rating where the input is CSR, and about 16 more for a while where
-        it must be converted.
+        it must be converted. Early stopping holds the factors twice, and 8 more bytes a rating in
+        float32 while a part of the ratings is held out.
         """
         parameters = self._checked_parameters()
         checked = check_ratings(ratings, dtype=parameters.dtype)
+        most_epochs = check_int(
+            _most_epochs(parameters) if epochs is None else epochs, "epochs", minimum=1
+        )
         seed = draw_seed(self.random_state)
+        if parameters.posterior_samples:
+            if callbacks is not None or user_factors is not None or item_factors is not None:
+                raise ValueError(
+                    "callbacks, user_factors and item_factors are for gradient descent: they do "
+                    "not go with posterior_samples"
+                )
+            return self._fit_posterior(checked, parameters, seed, validation)
+        begin = partial(
+            self._begin,
+            parameters=parameters,
+            seed=seed,
+            user_factors=user_factors,
+            item_factors=item_factors,
+        )
+        wanted = parameters.early_stopping
+        stopping = uses_defaults(parameters) if wanted is None else wanted
+        if stopping and validation is None:
+            found = self._fit_twice(
+                checked, seed, begin, parameters, most_epochs, callbacks, exact_loss
+            )
+            if found is not None:
+                return found
+        return self._fit_once(
+            checked, begin, parameters, most_epochs, validation, callbacks, exact_loss, stopping
+        )
+
+    def _begin(
+        self,
+        ratings: CheckedRatings,
+        known: CheckedRatings | None = None,
+        *,
+        parameters: Parameters,
+        seed: int,
+        user_factors: ArrayLike | None,
+        item_factors: ArrayLike | None,
+    ) -> tuple[ModelState, Schedule]:
+        """Return where training on some ratings starts; `known` are all there are."""
+        mean = initialization.mean_of(ratings, parameters)
+        schedule = Schedule(parameters, ratings, mean)
         factors = initialization.initialize(
-            checked,
+            ratings,
             parameters,
+            schedule.init_scale,
+            mean,
             np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,))),
             user_factors=user_factors,
             item_factors=item_factors,
         )
-        seen = SeenItems.of(checked.indptr, checked.indices, checked.shape[1])
-        start = ModelState(
+        if schedule.biases is not None:
+            factors.user_biases[:] = schedule.biases.users
+            factors.item_biases[:] = schedule.biases.items
+        rated = ratings if known is None else known
+        state = ModelState(
             parameters=self.get_params(),
             factors=factors,
-            seen=seen,
+            seen=SeenItems.of(rated.indptr, rated.indices, rated.shape[1]),
             history=training.new_history(),
             seed=seed,
             n_epochs_trained=0,
-            user_ids=checked.user_ids,
-            item_ids=checked.item_ids,
-            frame=checked.frame,
+            user_ids=ratings.user_ids,
+            item_ids=ratings.item_ids,
+            frame=ratings.frame,
         )
+        return state, schedule
+
+    def _fit_posterior(
+        self,
+        ratings: CheckedRatings,
+        parameters: Parameters,
+        seed: int,
+        validation: RatingsLike | None,
+    ) -> Self:
+        """Average models drawn from the posterior."""
+        history = training.new_history()
+        mean = posterior.sample_posterior(
+            ratings,
+            n_factors=parameters.n_factors,
+            n_samples=parameters.posterior_samples,
+            burn_in=parameters.burn_in,
+            implicit=parameters.implicit is not False,
+            biased=parameters.biases,
+            dtype=np.dtype(parameters.dtype),
+            seed=seed,
+            n_threads=parameters.n_threads,
+            report=training.sweep_recorder(history, parameters),
+        )
+        variance = float(np.square(mean.factors.user_factors, dtype=np.float64).mean())
+        noise = mean.uncertainty.noise_std**2
+        state = ModelState(
+            parameters=self.get_params(),
+            factors=mean.factors,
+            seen=SeenItems.of(ratings.indptr, ratings.indices, ratings.shape[1]),
+            history=history,
+            seed=seed,
+            n_epochs_trained=0,
+            uncertainty=mean.uncertainty,
+            training=TrainingState(user_penalty=noise / max(variance, 1e-12), user_power=1.0),
+            user_ids=ratings.user_ids,
+            item_ids=ratings.item_ids,
+            frame=ratings.frame,
+        )
+        fitted = _Fitted.of(state)
+        training.record_errors(
+            history,
+            ratings,
+            None if validation is None else _read_known(validation, fitted, "validation"),
+            mean.factors,
+            parameters,
+        )
+        self._adopt(fitted)
+        if mean.interrupted:
+            raise KeyboardInterrupt
+        return self
+
+    def _fit_once(
+        self,
+        ratings: CheckedRatings,
+        begin: Callable[..., tuple[ModelState, Schedule]],
+        parameters: Parameters,
+        epochs: int,
+        validation: RatingsLike | None,
+        callbacks: Callback | Iterable[Callback] | None,
+        exact_loss: bool,
+        stopping: bool,
+    ) -> Self:
+        """Train on all ratings; with validation ratings and stopping, keep the best epoch."""
+        start, schedule = begin(ratings)
         return self._train(
             start,
-            replace(checked, indices=seen.indices),  # narrow, and out of the caller's reach
+            replace(ratings, indices=start.seen.indices),  # narrow, and out of the caller's reach
             parameters,
-            epochs=parameters.n_epochs if epochs is None else epochs,
+            schedule,
+            epochs=epochs,
             validation=validation,
             callbacks=callbacks,
             exact_loss=exact_loss,
+            stopping=stopping and validation is not None,
         )
+
+    def _fit_twice(
+        self,
+        ratings: CheckedRatings,
+        seed: int,
+        begin: Callable[..., tuple[ModelState, Schedule]],
+        parameters: Parameters,
+        epochs: int,
+        callbacks: Callback | Iterable[Callback] | None,
+        exact_loss: bool,
+    ) -> Self | None:
+        """Find the best epoch with a part held out, then train on all; None if they are too few."""
+        check_bool(exact_loss, "exact_loss")
+        called = training.check_callbacks(callbacks)
+        parts = hold_out(ratings, parameters.validation_fraction, seed)
+        if parts is None:
+            return None
+        rest, held_out = parts
+        # What is held out has been rated, too: an interrupt leaves this model.
+        state, search = begin(rest, ratings)
+        self._train(
+            state,
+            narrow_indices(rest),
+            replace(parameters, verbose=0),
+            search,
+            epochs=epochs,
+            validation=held_out,
+            callbacks=None,
+            exact_loss=False,
+            stopping=True,
+            passing=True,
+        )
+        found = state.history
+        best_epoch = state.training.best_epoch
+        alone = not state.factors.user_factors.any()  # the biases are
+        del state, rest, held_out, parts
+        start, schedule = begin(ratings)
+        schedule.noises = search.noises
+        if best_epoch == 0:
+            if alone:
+                start.factors.user_factors[...] = 0
+                start.factors.item_factors[...] = 0
+            start.training = schedule.state(0)
+            self._adopt(_Fitted.of(start))
+            return self
+        self._train(
+            start,
+            replace(ratings, indices=start.seen.indices),
+            parameters,
+            schedule,
+            epochs=best_epoch,
+            validation=None,
+            callbacks=called,
+            exact_loss=exact_loss,
+            best_epoch=best_epoch,
+        )
+        n_epochs = len(start.history["epoch"])
+        for column in ("validation_rmse", "validation_mae"):
+            start.history[column][:] = found[column][:n_epochs]
+        return self
 
     def partial_fit(
         self,
@@ -365,10 +692,13 @@ class MatrixFactorization:
     ) -> Self:
         """Continue training where it stands, on the same users and items.
 
-        The ratings may be the ones of before, new ones, or both. ``fit(R, epochs=5)`` followed by
-        ``partial_fit(R, epochs=5)`` gives the same bits as ``fit(R, epochs=10)``. The global mean
-        stays that of the first fit. Items of the new ratings join the seen ones. On a model that
-        has not been fitted it is `fit` with that many epochs.
+        The ratings may be the ones of before, new ones, or both. Without early stopping
+        ``fit(R, epochs=5)`` followed by ``partial_fit(R, epochs=5)`` gives the same bits as
+        ``fit(R, epochs=10)``. Nothing is held out here: exactly `epochs` passes are made, with the
+        rates, the sums of adaptive rows, the spread and the noise that the training before has
+        arrived at. Counts of ratings are those of the new ratings. The global mean stays that of
+        the first fit. Items of the new ratings join the seen ones. On a model that has not been
+        fitted it is `fit` with at most that many epochs.
 
         Parameters
         ----------
@@ -414,6 +744,11 @@ class MatrixFactorization:
         parameters = self._checked_parameters()
         fitted = self._get_fitted()
         state, factors = fitted.state, fitted.state.factors
+        if state.uncertainty is not None or parameters.posterior_samples:
+            raise ValueError(
+                "partial_fit goes on with gradient descent, which an average over the posterior "
+                "is not: fit it anew"
+            )
         _refuse_changes(parameters, factors)
         checked = _read_known(ratings, fitted, "ratings")
         start = replace(
@@ -433,6 +768,7 @@ class MatrixFactorization:
             start,
             narrow_indices(checked),
             parameters,
+            Schedule(parameters, checked, factors.global_mean, before=state.training),
             epochs=n_epochs,
             validation=validation,
             callbacks=callbacks,
@@ -444,26 +780,38 @@ class MatrixFactorization:
         start: ModelState,
         ratings: CheckedRatings,
         parameters: Parameters,
+        schedule: Schedule,
         *,
         epochs: int,
-        validation: RatingsLike | None,
+        validation: RatingsLike | CheckedRatings | None,
         callbacks: Callback | Iterable[Callback] | None,
         exact_loss: bool,
+        stopping: bool = False,
+        best_epoch: int = -1,
+        passing: bool = False,
     ) -> Self:
-        """Train `start` in place and take it over when it is done or interrupted."""
-        n_epochs = check_int(epochs, "epochs", minimum=1)
+        """Train `start` in place and take it over when it is done (if not `passing`) or cut."""
         exact = check_bool(exact_loss, "exact_loss")
         called = training.check_callbacks(callbacks)
         fitted = _Fitted.of(start)
-        held_out = None if validation is None else _read_known(validation, fitted, "validation")
+        held_out = validation
+        if validation is not None and not isinstance(validation, CheckedRatings):
+            held_out = _read_known(validation, fitted, "validation")
+        stopper = None
+        if stopping and held_out is not None:
+            stopper = Stopper(
+                start.factors, schedule, held_out, parameters.patience, parameters.n_threads
+            )
+            called = (*called, stopper)
         first_epoch = start.n_epochs_trained + 1
         try:
             training.train(
                 start.factors,
                 ratings,
                 parameters,
+                schedule,
                 start.history,
-                n_epochs=n_epochs,
+                n_epochs=epochs,
                 first_epoch=first_epoch,
                 seed=start.seed,
                 validation=held_out,
@@ -472,9 +820,15 @@ class MatrixFactorization:
             )
         except KeyboardInterrupt:
             if training.all_finite(start.factors):
+                start.training = schedule.state()
                 self._adopt(fitted)
             raise
-        self._adopt(fitted)
+        if stopper is not None:
+            stopper.settle()
+            best_epoch = stopper.best_epoch
+        start.training = schedule.state(best_epoch)
+        if not passing:
+            self._adopt(fitted)
         return self
 
     def _adopt(self, fitted: _Fitted) -> None:
@@ -546,11 +900,61 @@ class MatrixFactorization:
         return self._get_fitted().state.factors.n_items
 
     @property
+    def best_epoch_(self) -> int:
+        """Epoch that early stopping has chosen."""
+        best_epoch = self._get_fitted().state.training.best_epoch
+        if best_epoch < 0:
+            raise AttributeError("best_epoch_ is there after training with early stopping only")
+        return best_epoch
+
+    @property
     def n_iter_(self) -> int:
         """Epochs behind the factors."""
         return self._get_fitted().state.n_epochs_trained
 
     # --- predictions ------------------------------------------------------------------------------
+
+    def predict_std(
+        self, users: Any, items: Any, *, unknown: UnknownPolicy = "raise"
+    ) -> NDArray[np.float64] | np.float64:
+        """Return the standard deviation of the ratings of pairs around what `predict` returns.
+
+        Only averages over the posterior (``posterior_samples`` above 0) know it.
+
+        Parameters
+        ----------
+        users, items : id or sequence of ids
+            As in `predict`.
+        unknown : {"raise", "mean"}, default "raise"
+            As in `predict`. An unknown user or item counts as the least known one.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            Root of the variance of the drawn models' predictions plus that of a rating around a
+            prediction, in rating units: about 68 % of ratings are at most one of it from their
+            prediction. A single number if both `users` and `items` are one id.
+
+        Raises
+        ------
+        ValueError
+            If the model is not an average over the posterior, or as `predict`.
+
+        Examples
+        --------
+        >>> import cmf
+        >>> data = cmf.datasets.make_ratings(60, 40, 900, random_state=0)
+        >>> model = cmf.MatrixFactorization(2, posterior_samples=30, random_state=0)
+        >>> deviation = model.fit(data.ratings).predict_std(0, 1)
+        >>> bool(0.3 < deviation < 1.5)
+        True
+        """
+        fitted = self._get_fitted()
+        if fitted.state.uncertainty is None:
+            raise ValueError("predict_std needs a model that was fitted with posterior_samples")
+        user_rows, item_rows, single = _pairs(fitted, users, items, unknown)
+        deviations = posterior.predictive_std(fitted.state.uncertainty, user_rows, item_rows)
+        return deviations[0] if single else deviations
 
     def predict(
         self, users: Any, items: Any, *, unknown: UnknownPolicy = "raise"
@@ -586,21 +990,11 @@ class MatrixFactorization:
         (2,)
         """
         fitted = self._get_fitted()
-        policy = check_unknown(unknown)
-        user_rows, one_user = fitted.users.lookup(users, policy)
-        item_rows, one_item = fitted.items.lookup(items, policy)
-        if one_user:
-            user_rows = np.repeat(user_rows, len(item_rows))
-        elif one_item:
-            item_rows = np.repeat(item_rows, len(user_rows))
-        if len(user_rows) != len(item_rows):
-            raise ValueError(
-                f"users has {len(user_rows)} ids and items has {len(item_rows)}: pairs are wanted"
-            )
+        user_rows, item_rows, single = _pairs(fitted, users, items, unknown)
         predicted = recommendation.pair_predictions(
             fitted.state.factors, user_rows, item_rows, fitted.parameters.n_threads
         )
-        return predicted[0] if one_user and one_item else predicted
+        return predicted[0] if single else predicted
 
     def reconstruct(self, users: Any = None, items: Any = None) -> Any:
         """Predict every rating of some or all users and items.
@@ -656,7 +1050,7 @@ class MatrixFactorization:
         return losses.exact_loss(
             checked,
             fitted.state.factors,
-            fitted.parameters.regularization,
+            fitted.state.training.regularization,
             fitted.parameters.n_threads,
         )
 
@@ -852,7 +1246,8 @@ class MatrixFactorization:
         return fold_in.fold_in(
             fitted.state.factors,
             _read_new_users(ratings, fitted),
-            fitted.parameters.regularization,
+            fitted.state.training.user_penalty,
+            fitted.state.training.user_power,
         )
 
     def transform(self, ratings: RatingsLike) -> FloatArray:
@@ -914,9 +1309,11 @@ class MatrixFactorization:
         fitted = self._get_fitted()
         checked = _read_new_users(ratings, fitted)
         squared = 0.0
-        beta = fitted.parameters.regularization
+        trained = fitted.state.training
         for known, hidden in fold_in.halves(checked):
-            newcomers = fold_in.fold_in(fitted.state.factors, known, beta)
+            newcomers = fold_in.fold_in(
+                fitted.state.factors, known, trained.user_penalty, trained.user_power
+            )
             factors, _ = fold_in.with_users(fitted.state.factors, newcomers)
             if hidden.nnz:
                 squared += losses.exact_loss(hidden, factors, 0.0).sse
@@ -1027,6 +1424,24 @@ def _rows_of(labels: Ids | None, lookup: RowLookup, name: str) -> Rows | None:
             f"the labels of {name} are of another kind than the model's, which has its own only "
             f"if it was fitted on a labelled data frame: {error}"
         ) from error
+
+
+def _pairs(
+    fitted: _Fitted, users: Any, items: Any, unknown: UnknownPolicy
+) -> tuple[Rows, Rows, bool]:
+    """Return rows of users and of items, as many of both, and whether one pair was asked for."""
+    policy = check_unknown(unknown)
+    user_rows, one_user = fitted.users.lookup(users, policy)
+    item_rows, one_item = fitted.items.lookup(items, policy)
+    if one_user:
+        user_rows = np.repeat(user_rows, len(item_rows))
+    elif one_item:
+        item_rows = np.repeat(item_rows, len(user_rows))
+    if len(user_rows) != len(item_rows):
+        raise ValueError(
+            f"users has {len(user_rows)} ids and items has {len(item_rows)}: pairs are wanted"
+        )
+    return user_rows, item_rows, one_user and one_item
 
 
 def _refuse_changes(parameters: Parameters, factors: Factors) -> None:

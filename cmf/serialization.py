@@ -11,13 +11,15 @@ in the payload), and ``__metadata__`` to strings:
 
 ===================== ==========================================================================
 ``format``            ``cmf``
-``format_version``    ``1``
+``format_version``    ``2``
 ``cmf_version``       version of the writer
 ``parameters``        constructor parameters, as JSON
 ``seed``              decimal number below 2**128
 ``n_epochs_trained``  decimal number
 ``global_mean``       shortest decimal number that reads back to the same float64
 ``biased``            ``true`` or ``false``
+``training``          numbers of `TrainingState`, as JSON
+``noise_std``         that of `Uncertainty`, written as ``global_mean``; ``none`` without
 ``user_ids``          ``none``, ``int`` or ``str``; ``item_ids`` likewise
 ``frame``             ``none``, ``pandas``, ``polars`` or ``pyarrow``
 ``sha256``            JSON object: tensor name to the hexadecimal sha256 of its bytes
@@ -27,10 +29,14 @@ in the payload), and ``__metadata__`` to strings:
 
 The tensors are ``user_factors``, ``item_factors``, ``user_biases``, ``item_biases`` (F32 or F64),
 ``seen.indptr`` (I64), ``seen.indices`` (I32 or I64) and one ``history.<column>`` (F64) per column.
+Where rates adapt there are ``training.user_sums`` and ``training.item_sums``, of the factors' type;
+where `Uncertainty` is known, ``uncertainty.user_spreads`` and ``uncertainty.item_spreads`` (F32).
 Integer ids are ``user_ids`` (I64); string ids are ``user_ids.utf8`` (U8), all labels without a
 separator, and ``user_ids.offsets`` (I64), where each begins and where the last one ends.
 
-A file of version 1 holds exactly this: neither unknown nor missing names are accepted.
+A file of version 2 holds exactly this: neither unknown nor missing names are accepted. One of
+version 1 lacks ``training``, ``noise_std``, their tensors and the parameters that came later; what
+it does not say follows from what it does, since there was one rule to train by.
 """
 
 from __future__ import annotations
@@ -45,7 +51,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from itertools import pairwise
 from types import NoneType
 from typing import Any, BinaryIO, TypeAlias
@@ -55,8 +62,8 @@ from numpy.typing import NDArray
 
 from cmf._checks import check_csr, check_finite
 from cmf._ids import check_unique, normalize_labels
-from cmf._parameters import check_dtype
-from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems
+from cmf._parameters import Parameters, check_dtype
+from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems, TrainingState, Uncertainty
 from cmf._typing import FrameKind, Ids
 from cmf._version import __version__
 from cmf.exceptions import ModelFileError
@@ -64,12 +71,14 @@ from cmf.exceptions import ModelFileError
 __all__ = ["load_state", "save_state"]
 
 _FORMAT = "cmf"
-_FORMAT_VERSION = "1"
+_VERSIONS = ("1", "2")
+_FORMAT_VERSION = _VERSIONS[-1]
 _DISTRIBUTION = "cmf-recsys"
 
-# Every parameter of the constructor and the types that JSON may give it. A later version that adds
-# one writes it under a later format version and fills in the default when it reads an older file.
-_PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
+# Every parameter of the constructor and the types that JSON may give it, by format version. Once a
+# version is released, a parameter that is added is written under the next one; reading an older
+# file fills in its default, which is that of `Parameters`.
+_FIRST_PARAMETERS: dict[str, tuple[type, ...]] = {
     "n_factors": (int,),
     "learning_rate": (float, int),
     "regularization": (float, int),
@@ -83,6 +92,42 @@ _PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
     "random_state": (int, list, NoneType),
     "verbose": (int, bool),
 }
+_PARAMETER_TYPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "1": _FIRST_PARAMETERS,
+    "2": {
+        **_FIRST_PARAMETERS,
+        "learning_rate": (float, int, NoneType),
+        "regularization": (float, int, NoneType),
+        "n_epochs": (int, NoneType),
+        "init_scale": (float, int, NoneType),
+        "learning_rate_decay": (float, int, NoneType),
+        "adaptive": (bool, NoneType),
+        "bias_learning_rate": (float, int, NoneType),
+        "user_regularization": (float, int, NoneType),
+        "item_regularization": (float, int, NoneType),
+        "bias_regularization": (float, int, NoneType),
+        "regularization_scaling": (str,),
+        "early_stopping": (bool, NoneType),
+        "validation_fraction": (float, int, NoneType),
+        "patience": (int,),
+        "posterior_samples": (int,),
+        "burn_in": (int,),
+        "implicit": (bool, NoneType),
+    },
+}
+_DEFAULTS = {field.name: field.default for field in fields_of(Parameters)}
+
+# The numbers of `TrainingState`: their type, the least and the greatest that there can be.
+_TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "regularization": (float, 0, math.inf),
+    "user_penalty": (float, 0, math.inf),
+    "user_power": (float, 0, 1),
+    "spread": (float, 0, math.inf),
+    "noise": (float, 0, 1),
+    "best_epoch": (int, -1, 2**63 - 1),
+}
+_SUMS = ("training.user_sums", "training.item_sums")
+_SPREADS = ("uncertainty.user_spreads", "uncertainty.item_spreads")
 
 _METADATA_KEYS = frozenset(
     {
@@ -94,6 +139,8 @@ _METADATA_KEYS = frozenset(
         "n_epochs_trained",
         "global_mean",
         "biased",
+        "training",
+        "noise_std",
         "user_ids",
         "item_ids",
         "frame",
@@ -145,13 +192,16 @@ class _Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The metadata, parsed."""
+    """The metadata, parsed; what version 1 does not say is filled in."""
 
+    version: str
     parameters: dict[str, Any]
     seed: int
     n_epochs_trained: int
     global_mean: float
     biased: bool
+    training: TrainingState  # without its sums
+    noise_std: float | None
     id_kinds: dict[str, str]
     frame: FrameKind | None
     checksums: dict[str, str]
@@ -212,13 +262,10 @@ def save_state(file: str | os.PathLike[str] | BinaryIO, state: ModelState) -> No
     --------
     >>> import io
     >>> import numpy as np
+    >>> import cmf
     >>> from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems
     >>> from cmf.serialization import load_state, save_state
-    >>> parameters = dict(
-    ...     n_factors=2, learning_rate=0.01, regularization=0.02, n_epochs=0, biases=True,
-    ...     shuffle=True, init="normal", init_scale=0.1, dtype="float64", n_threads=None,
-    ...     random_state=0, verbose=0,
-    ... )
+    >>> parameters = cmf.MatrixFactorization(2, learning_rate=0.01, dtype="float64").get_params()
     >>> factors = Factors(np.eye(3, 2), np.ones((4, 2)), np.zeros(3), np.zeros(4), 3.5, True)
     >>> seen = SeenItems(np.array([0, 1, 1, 3]), np.array([2, 0, 3], dtype=np.int32))
     >>> history = {column: [] for column in HISTORY_COLUMNS}
@@ -350,20 +397,39 @@ def _to_json(value: object, *, sort_keys: bool = False) -> str:
     )
 
 
-def _check_parameters(parameters: Any) -> None:
+def _check_parameters(parameters: Any, version: str) -> None:
     """Names and types; the ranges are the estimator's to check."""
     if not isinstance(parameters, dict):
         raise ValueError(f"parameters must be a JSON object, got {type(parameters).__name__}")
-    _check_names(set(parameters), set(_PARAMETER_TYPES), "parameter")
-    for name, types in _PARAMETER_TYPES.items():
+    wanted = _PARAMETER_TYPES[version]
+    _check_names(set(parameters), set(wanted), "parameter")
+    for name, types in wanted.items():
         value = parameters[name]
         if type(value) not in types:
-            wanted = " or ".join(kind.__name__ for kind in types)
-            raise TypeError(f"parameter {name!r} must be {wanted}, got {_shorten(repr(value))}")
+            kinds = " or ".join(kind.__name__ for kind in types)
+            raise TypeError(f"parameter {name!r} must be {kinds}, got {_shorten(repr(value))}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"parameter {name!r} must be finite, got {value}")
         if isinstance(value, list) and any(type(number) is not int for number in value):
             raise TypeError(f"parameter {name!r} must hold integers, got {_shorten(repr(value))}")
+
+
+def _check_training(numbers: Any) -> None:
+    """Names, types and ranges of the numbers of `TrainingState`."""
+    if not isinstance(numbers, dict):
+        raise ValueError(f"training must be a JSON object, got {type(numbers).__name__}")
+    _check_names(set(numbers), set(_TRAINING_NUMBERS), "number of training")
+    for name, (kind, least, most) in _TRAINING_NUMBERS.items():
+        value = numbers[name]
+        if type(value) not in (kind,):
+            raise TypeError(
+                f"{name} of training must be {kind.__name__}, got {_shorten(repr(value))}"
+            )
+        if not (least <= value <= most and math.isfinite(value)):
+            raise ValueError(
+                f"{name} of training must be finite, from {least} to {most}, "
+                f"got {_shorten(repr(value))}"
+            )
 
 
 def _expected_tensors(
@@ -391,6 +457,12 @@ def _expected_tensors(
         elif kind == "str":
             expected[f"{side}_ids.offsets"] = (("I64",), (n_rows + 1,))
             expected[f"{side}_ids.utf8"] = (("U8",), (length(f"{side}_ids.utf8"),))
+    if fields.version != "1" and any(name in tensors for name in _SUMS):
+        for name, n_rows in zip(_SUMS, rows.values(), strict=True):
+            expected[name] = (values, (n_rows,))
+    if fields.noise_std is not None:
+        for name, n_rows in zip(_SPREADS, rows.values(), strict=True):
+            expected[name] = (("F32",), (n_rows,))
     n_entries = length(f"history.{HISTORY_COLUMNS[0]}")
     for column in HISTORY_COLUMNS:
         expected[f"history.{column}"] = (("F64",), (n_entries,))
@@ -422,6 +494,23 @@ def _check_layout(fields: _Fields, tensors: dict[str, _Tensor]) -> None:
         raise ValueError(
             f"history has {n_entries} entries, more than n_epochs_trained={fields.n_epochs_trained}"
         )
+    best_epoch = fields.training.best_epoch
+    if best_epoch > fields.n_epochs_trained:
+        raise ValueError(
+            f"best_epoch={best_epoch} of training is after "
+            f"n_epochs_trained={fields.n_epochs_trained}"
+        )
+    n_samples = fields.parameters["posterior_samples"]
+    if (n_samples > 0) != (fields.noise_std is not None):
+        raise ValueError(
+            f"noise_std={fields.noise_std} contradicts parameter posterior_samples={n_samples}"
+        )
+    adaptive = fields.parameters["adaptive"]
+    if adaptive is not None and adaptive != (_SUMS[0] in tensors):
+        raise ValueError(
+            f"parameter adaptive={adaptive} contradicts the "
+            f"{'missing' if adaptive else 'present'} tensor {_SUMS[0]!r}"
+        )
     if fields.biased != fields.parameters["biases"]:
         raise ValueError(
             f"biased={fields.biased} contradicts parameter biases={fields.parameters['biases']}"
@@ -432,6 +521,14 @@ def _check_values(fields: _Fields, arrays: _Arrays) -> None:
     """Check the numbers themselves; no index is trusted before this."""
     for name in ("user_factors", "item_factors", "user_biases", "item_biases"):
         check_finite(arrays[name], name)
+    for name in _SUMS:
+        if name in arrays:
+            _check_sums(arrays[name], name)
+    for name in _SPREADS:
+        if name in arrays:
+            check_finite(arrays[name], name)
+            if (arrays[name] < 0).any():
+                raise ValueError(f"{name} must not be negative, got {arrays[name].min()}")
     if not fields.biased and (
         fields.global_mean != 0.0 or arrays["user_biases"].any() or arrays["item_biases"].any()
     ):
@@ -445,28 +542,65 @@ def _check_values(fields: _Fields, arrays: _Arrays) -> None:
         )
 
 
+def _check_sums(sums: NDArray[Any], name: str) -> None:
+    check_finite(sums, name)
+    if (sums < 1).any():
+        row = int(np.argmax(sums < 1))
+        raise ValueError(f"{name}[{row}] is {sums[row]}: sums start at 1 and never fall")
+
+
 def _parse_fields(metadata: dict[str, str]) -> _Fields:
     """Metadata as values; each text must be the one that `_describe` writes for its value."""
-    _check_names(set(metadata), _METADATA_KEYS, "metadata key")
+    version = metadata["format_version"]
+    later = {"training", "noise_std"} if version == "1" else set()
+    _check_names(set(metadata), _METADATA_KEYS - later, "metadata key")
     parameters = _parse_json(metadata["parameters"], "parameters")
-    _check_parameters(parameters)
+    _check_parameters(parameters, version)
     checksums = _parse_json(metadata["sha256"], "sha256")
     if not isinstance(checksums, dict) or not all(
         isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in checksums.values()
     ):
         raise ValueError("sha256 must map tensor names to hexadecimal checksums")
+    if version == "1":
+        training = _first_training(parameters)
+        added = _PARAMETER_TYPES[_FORMAT_VERSION].keys() - parameters.keys()
+        parameters = {**parameters, **{name: _DEFAULTS[name] for name in added}}
+    else:
+        training = _parse_json(metadata["training"], "training")
+    _check_training(training)
     return _Fields(
+        version=version,
         parameters=parameters,
         seed=_parse_decimal(metadata, "seed", 2**128),
         n_epochs_trained=_parse_decimal(metadata, "n_epochs_trained", 2**63),
         global_mean=_parse_float(metadata, "global_mean"),
         biased=_parse_choice(metadata, "biased", ("true", "false")) == "true",
+        training=TrainingState(**training),
+        noise_std=_parse_noise(metadata.get("noise_std", "none")),
         id_kinds={
             side: _parse_choice(metadata, f"{side}_ids", _ID_KINDS) for side in ("user", "item")
         },
         frame=_FRAMES[_parse_choice(metadata, "frame", tuple(_FRAMES))],
         checksums=checksums,
     )
+
+
+def _first_training(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return how models of version 1 were trained: all rows alike, as the parameters say."""
+    state = TrainingState()
+    numbers = {name: getattr(state, name) for name in _TRAINING_NUMBERS}
+    try:
+        regularization = float(parameters["regularization"])
+    except OverflowError:
+        regularization = math.inf
+    return {**numbers, "regularization": regularization, "user_penalty": regularization / 2}
+
+
+def _parse_noise(text: str) -> float | None:
+    noise = None if text == "none" else _parse_float({"noise_std": text}, "noise_std")
+    if noise is not None and noise < 0:
+        raise ValueError(f"noise_std must not be negative, got {text}")
+    return noise
 
 
 def _parse_choice(metadata: dict[str, str], key: str, choices: tuple[str, ...]) -> str:
@@ -524,6 +658,13 @@ def _encode_arrays(state: ModelState) -> tuple[dict[str, str], _Arrays]:
         "seen.indptr": _as_tensor(state.seen.indptr, "seen.indptr", ("I64",)),
         "seen.indices": _as_tensor(state.seen.indices, "seen.indices", ("I32", "I64")),
     }
+    if state.training.sums is not None:
+        for name, sums in zip(_SUMS, state.training.sums, strict=True):
+            arrays[name] = _as_tensor(sums, name, values)
+    if state.uncertainty is not None:
+        spreads = state.uncertainty.user_spreads, state.uncertainty.item_spreads
+        for name, variances in zip(_SPREADS, spreads, strict=True):
+            arrays[name] = _as_tensor(variances, name, ("F32",))
     for column, numbers in state.history.items():
         arrays[f"history.{column}"] = np.asarray(numbers, dtype=_DTYPES["F64"])
     id_kinds = {}
@@ -578,7 +719,12 @@ def _encode_strings(labels: Ids, name: str) -> _Arrays:
 def _describe(state: ModelState, id_kinds: dict[str, str], arrays: _Arrays) -> dict[str, str]:
     """Write the metadata, but for the checksum of the header."""
     parameters = {name: _plain_parameter(name, value) for name, value in state.parameters.items()}
-    _check_parameters(parameters)
+    _check_parameters(parameters, _FORMAT_VERSION)
+    training = {
+        name: kind(getattr(state.training, name))
+        for name, (kind, _, _) in _TRAINING_NUMBERS.items()
+    }
+    _check_training(training)
     checksums = {
         name: hashlib.sha256(_bytes_of(array)).hexdigest() for name, array in arrays.items()
     }
@@ -591,6 +737,10 @@ def _describe(state: ModelState, id_kinds: dict[str, str], arrays: _Arrays) -> d
         "n_epochs_trained": str(operator.index(state.n_epochs_trained)),
         "global_mean": repr(float(state.factors.global_mean)),
         "biased": "true" if state.factors.biased else "false",
+        "training": _to_json(training),
+        "noise_std": "none"
+        if state.uncertainty is None
+        else repr(float(state.uncertainty.noise_std)),
         "user_ids": id_kinds["user"],
         "item_ids": id_kinds["item"],
         "frame": "none" if state.frame is None else state.frame,
@@ -789,7 +939,7 @@ def _identify(entries: Any) -> dict[str, str]:
     if not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("the metadata must be strings")
     version = metadata.get("format_version", "")
-    if version != _FORMAT_VERSION:
+    if version not in _VERSIONS:
         if _DECIMAL.fullmatch(version) and int(version) > int(_FORMAT_VERSION):
             raise ValueError(
                 f"it has format version {version}, this cmf reads up to {_FORMAT_VERSION}: "
@@ -899,10 +1049,22 @@ def _restore(fields: _Fields, arrays: _Arrays) -> ModelState:
         history={column: arrays[f"history.{column}"].tolist() for column in HISTORY_COLUMNS},
         seed=fields.seed,
         n_epochs_trained=fields.n_epochs_trained,
+        uncertainty=_uncertainty_of(fields, arrays),
+        training=replace(fields.training, sums=_sums_of(arrays)),
         user_ids=_decode_ids(fields.id_kinds["user"], arrays, "user_ids"),
         item_ids=_decode_ids(fields.id_kinds["item"], arrays, "item_ids"),
         frame=fields.frame,
     )
+
+
+def _sums_of(arrays: _Arrays) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    return (arrays[_SUMS[0]], arrays[_SUMS[1]]) if _SUMS[0] in arrays else None
+
+
+def _uncertainty_of(fields: _Fields, arrays: _Arrays) -> Uncertainty | None:
+    if fields.noise_std is None:
+        return None
+    return Uncertainty(arrays[_SPREADS[0]], arrays[_SPREADS[1]], fields.noise_std)
 
 
 def _decode_ids(kind: str, arrays: _Arrays, name: str) -> Ids | None:

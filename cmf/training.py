@@ -31,6 +31,7 @@ from cmf._typing import FloatArray, RatingsLike
 from cmf.epochs import make_epochs
 from cmf.exceptions import DivergenceError
 from cmf.losses import Loss, exact_loss, regularization_term, validation_errors
+from cmf.schedule import Schedule
 
 __all__ = [
     "Callback",
@@ -38,7 +39,9 @@ __all__ = [
     "all_finite",
     "check_callbacks",
     "new_history",
+    "record_errors",
     "sgd_epoch",
+    "sweep_recorder",
     "train",
 ]
 
@@ -237,6 +240,7 @@ def train(
     factors: Factors,
     ratings: CheckedRatings,
     parameters: Parameters,
+    schedule: Schedule,
     history: History,
     *,
     n_epochs: int,
@@ -256,7 +260,9 @@ def train(
     ratings : CheckedRatings
         Of the factors' dtype and shape.
     parameters : Parameters
-        Learning rate, regularization, shuffle, n_factors, n_threads and verbose are read.
+        shuffle, n_factors, n_threads and verbose are read.
+    schedule : Schedule
+        Steps of every epoch.
     history : dict
         As `new_history` gives it, or as earlier training left it.
     n_epochs : int
@@ -287,16 +293,17 @@ def train(
         epochs = make_epochs(ratings, parameters, seed, team)
         for epoch in range(first_epoch, last_epoch + 1):
             started = time.perf_counter()
-            squared_errors = epochs.run(factors, parameters, epoch)
+            squared_errors = epochs.run(factors, schedule, epoch)
             seconds = time.perf_counter() - started
-            penalty = regularization_term(factors, parameters.regularization)
+            penalty = regularization_term(factors, schedule.regularization)
             _refuse_divergence(
-                factors, squared_errors, penalty, parameters.learning_rate, epoch, history
+                factors, squared_errors, penalty, schedule.rate_of(epoch), epoch, history
             )
             report = _measure(
                 factors,
                 ratings,
                 parameters,
+                schedule,
                 epoch=epoch,
                 last_epoch=last_epoch,
                 seconds=seconds,
@@ -312,11 +319,72 @@ def train(
                 if report.exact is None:
                     _record_exact(
                         history,
-                        exact_loss(
-                            ratings, factors, parameters.regularization, parameters.n_threads
-                        ),
+                        exact_loss(ratings, factors, schedule.regularization, parameters.n_threads),
                     )
                 break
+
+
+def sweep_recorder(history: History, parameters: Parameters) -> Callable[[int, float], None]:
+    """Return what notes the sweeps of a sampler as epochs.
+
+    Parameters
+    ----------
+    history : dict
+        As `new_history` gives it.
+    parameters : Parameters
+        How many sweeps there will be, and how verbose to be.
+
+    Returns
+    -------
+    callable
+        Takes the number of a sweep, from 1, and the root mean squared error of its draw.
+    """
+    n_sweeps = parameters.burn_in + parameters.posterior_samples
+    last = time.perf_counter()
+
+    def record(sweep: int, rmse: float) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        for column in HISTORY_COLUMNS:
+            history[column].append(math.nan)
+        history["epoch"][-1] = float(sweep)
+        history["running_mse"][-1] = rmse**2
+        history["seconds"][-1], last = now - last, now
+        logger.info("Sweep %d/%d - Training RMSE of the draw: %.4f", sweep, n_sweeps, rmse)
+        if parameters.verbose:
+            sys.stdout.write(f"Sweep {sweep}/{n_sweeps} - Training RMSE of the draw: {rmse:.4f}\n")
+            sys.stdout.flush()
+
+    return record
+
+
+def record_errors(
+    history: History,
+    ratings: CheckedRatings,
+    validation: CheckedRatings | None,
+    factors: Factors,
+    parameters: Parameters,
+) -> None:
+    """Write the exact errors of a finished model into the last entry of a history.
+
+    Parameters
+    ----------
+    history : dict
+        Of at least one epoch.
+    ratings : CheckedRatings
+        What the model was fitted to.
+    validation : CheckedRatings or None
+        What it was not.
+    factors : Factors
+        The model.
+    parameters : Parameters
+        Threads to use.
+    """
+    found = exact_loss(ratings, factors, 0.0, parameters.n_threads)
+    _record_exact(history, found)
+    if validation is not None:
+        errors = validation_errors(validation, factors, parameters.n_threads)
+        history["validation_rmse"][-1], history["validation_mae"][-1] = errors
 
 
 def _refuse_divergence(
@@ -372,6 +440,7 @@ def _measure(
     factors: Factors,
     ratings: CheckedRatings,
     parameters: Parameters,
+    schedule: Schedule,
     *,
     epoch: int,
     last_epoch: int,
@@ -389,12 +458,12 @@ def _measure(
     return EpochReport(
         epoch=epoch,
         n_epochs=last_epoch,
-        learning_rate=parameters.learning_rate,
+        learning_rate=schedule.rate_of(epoch),
         seconds=seconds,
         running_mse=running_mse,
         regularization=penalty,
         running_total=running_mse + penalty,
-        exact=exact_loss(ratings, factors, parameters.regularization, parameters.n_threads)
+        exact=exact_loss(ratings, factors, schedule.regularization, parameters.n_threads)
         if exact
         else None,
         validation_rmse=errors[0],

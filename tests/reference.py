@@ -137,12 +137,15 @@ def interleaved_epoch(
             user_records[u, 0] += gradient_weight * squared_gradient(
                 user_records[u], error, P[u], Q[i]
             )
+        old = list(P[u])
         P[u] = [user_decay * x + alpha * error * y for x, y in zip(P[u], Q[i], strict=True)]
+        seen = list(P[u])
         if user_records is not None:
+            seen = old
             item_records[i, 0] += gradient_weight * squared_gradient(
-                item_records[i], error, Q[i], P[u]
+                item_records[i], error, Q[i], seen
             )
-        Q[i] = [item_decay * y + beta * error * x for x, y in zip(P[u], Q[i], strict=True)]
+        Q[i] = [item_decay * y + beta * error * x for x, y in zip(seen, Q[i], strict=True)]
         b[u] = user_bias_decay * b[u] + bias_rate * error
         c[i] = item_bias_decay * c[i] + bias_rate * error
     return math.fsum(total)
@@ -189,6 +192,36 @@ def sum_errors(
 def sum_squares(rows):
     """Return the sum of squares."""
     return math.fsum(value * value for row in rows.tolist() for value in row)
+
+
+# --- biases -------------------------------------------------------------------------------------
+
+
+def sum_residuals(
+    indptr,
+    indices,
+    ratings,
+    user_biases,
+    item_biases,
+    user_sums,
+    item_sums,
+    first,
+    last,
+    global_mean,
+):
+    """Write or add the sums of residuals over rows first to last - 1; return that of squares."""
+    squares = []
+    for u in range(first, last):
+        residuals = {}
+        for j in range(int(indptr[u]), int(indptr[u + 1])):
+            i = int(indices[j])
+            known = global_mean + float(user_biases[u]) + float(item_biases[i])
+            residuals[i] = float(ratings[j]) - known
+        user_sums[u] = math.fsum(residuals.values())
+        for i, residual in residuals.items():
+            item_sums[i] += residual
+        squares += [residual * residual for residual in residuals.values()]
+    return math.fsum(squares)
 
 
 # --- predict ------------------------------------------------------------------------------------
@@ -295,3 +328,231 @@ def first_unsorted(indptr, indices):
             if indices[position] <= indices[position - 1]:
                 return position
     return -1
+
+
+# --- general ------------------------------------------------------------------------------------
+
+
+def general_epoch(
+    cuts,
+    indices,
+    ratings,
+    weights,
+    row_order,
+    user_factors,
+    item_factors,
+    user_biases,
+    item_biases,
+    user_records,
+    item_records,
+    first,
+    last,
+    strip,
+    n_strips,
+    loss,
+    huber_threshold,
+    biased,
+    global_mean,
+    user_rate,
+    item_rate,
+    bias_rate,
+    gradient_weight,
+    l1_user,
+    l1_item,
+    nonnegative,
+):
+    """Visit a strip of the rows at positions first to last - 1; return the sum of the losses."""
+    model = user_factors, item_factors, user_biases, item_biases, global_mean
+    losses = []
+    for s in range(first, last):
+        u = s if row_order is None else int(row_order[s])
+        for j in range(int(cuts[u * n_strips + strip]), int(cuts[u * n_strips + strip + 1])):
+            i = int(indices[j])
+            weight = 1.0 if weights is None else float(weights[j])
+            value, slope = loss_and_slope(
+                loss, float(ratings[j]), prediction(u, i, *model), huber_threshold
+            )
+            losses.append(weight * value)
+            d = weight * slope
+            for row, other, record, rate, l1 in (
+                (user_factors[u], item_factors[i], user_records[u], user_rate, l1_user),
+                (item_factors[i], user_factors[u], item_records[i], item_rate, l1_item),
+            ):
+                descend(row, other, record, d, rate, gradient_weight, l1, nonnegative)
+            if biased:
+                user_biases[u] += bias_rate * (d - float(user_records[u, 3] * user_biases[u]))
+                item_biases[i] += bias_rate * (d - float(item_records[i, 3] * item_biases[i]))
+    return math.fsum(losses)
+
+
+def descend(row, other, record, d, rate, gradient_weight, l1, nonnegative):
+    """Move one row of a pair in place and let its sum of squared gradients, record[0], grow."""
+    down = [d * y - float(record[2]) * x for x, y in zip(row.tolist(), other.tolist(), strict=True)]
+    eta = rate / math.sqrt(float(record[0]))
+    for k in range(len(down)):
+        moved = float(row[k]) + eta * down[k]
+        shrunk = math.copysign(max(0.0, abs(moved) - eta * l1), moved)
+        row[k] = max(0.0, shrunk) if nonnegative else shrunk
+    record[0] += gradient_weight * math.fsum(x * x for x in down)
+
+
+def loss_and_slope(loss, r, x, threshold):
+    """Return the loss of one rating and minus its derivative, which is halved for 0 and 2."""
+    error = r - x
+    if loss == 0:
+        return error**2, error
+    if loss == 1:
+        return abs(error), math.copysign(1.0, error) if error else 0.0
+    if loss == 2:
+        if abs(error) <= threshold:
+            return error**2, error
+        return threshold * (2 * abs(error) - threshold), math.copysign(threshold, error)
+    if loss == 3:
+        probability = 1 / (1 + math.exp(-x))
+        return math.log1p(math.exp(x)) - r * x, r - probability
+    if x > 40:
+        return math.exp(40) * (x - 39) - r * x, r - math.exp(40)
+    return math.exp(x) - r * x, r - math.exp(x)
+
+
+def sum_losses(ratings, weights, predictions, loss, huber_threshold):
+    """Return the sum of the weighted losses."""
+    return math.fsum(
+        (1.0 if weights is None else float(weights[t]))
+        * loss_and_slope(loss, float(ratings[t]), float(predictions[t]), huber_threshold)[0]
+        for t in range(len(ratings))
+    )
+
+
+# --- gibbs --------------------------------------------------------------------------------------
+
+
+def solve_upper(upper, right):
+    """Return x with Ux = b for an upper triangular U."""
+    x = [0.0] * len(right)
+    for k in reversed(range(len(right))):
+        known = [upper[k][c] * x[c] for c in range(k + 1, len(right))]
+        x[k] = (right[k] - math.fsum(known)) / upper[k][k]
+    return x
+
+
+def upper_root(matrix):
+    """Return the upper triangular U of U'U = A, or None if A is not positive definite."""
+    size = len(matrix)
+    upper = [[0.0] * size for _ in range(size)]
+    for r in range(size):
+        for c in range(r, size):
+            left = matrix[r][c] - math.fsum(upper[k][r] * upper[k][c] for k in range(r))
+            if c > r:
+                upper[r][c] = left / upper[r][r]
+            elif not 0 < left < math.inf:
+                return None
+            else:
+                upper[r][r] = math.sqrt(left)
+    return upper
+
+
+def row_given_others(others, ratings, prior_mean, precision, biased, noise_precision):
+    """Return the precision A of a row given its ratings, and A times its mean."""
+    size = len(prior_mean)
+    features = [[*other[:-1], 1.0] if biased else list(other) for other in others]
+    targets = [
+        rating - (other[-1] if biased else 0.0)
+        for rating, other in zip(ratings, others, strict=True)
+    ]
+    A = [
+        [
+            precision[r][c] + noise_precision * math.fsum(x[r] * x[c] for x in features)
+            for c in range(size)
+        ]
+        for r in range(size)
+    ]
+    h = [
+        math.fsum(precision[r][c] * prior_mean[c] for c in range(size))
+        + noise_precision * math.fsum(t * x[r] for t, x in zip(targets, features, strict=True))
+        for r in range(size)
+    ]
+    return A, h
+
+
+def draw_rows(
+    indptr,
+    indices,
+    ratings,
+    others,
+    prior_means,
+    precision,
+    normals,
+    rows,
+    means,
+    first,
+    last,
+    biased,
+    noise_precision,
+):
+    """Draw rows first to last - 1 in place; return -1 or the row whose precision is no such."""
+    for u in range(first, last):
+        entries = slice(int(indptr[u]), int(indptr[u + 1]))
+        A, h = row_given_others(
+            others[indices[entries]].tolist(),
+            ratings[entries].tolist(),
+            prior_means[u if len(prior_means) > 1 else 0].tolist(),
+            precision.tolist(),
+            biased,
+            noise_precision,
+        )
+        upper = upper_root(A)
+        if upper is None:
+            return u
+        lower = [list(column) for column in zip(*upper, strict=True)]
+        # U'y = h, with rows and columns turned round to make it upper triangular.
+        turned = [row[::-1] for row in lower[::-1]]
+        means[u] = solve_upper(upper, solve_upper(turned, h[::-1])[::-1])
+        rows[u] = means[u] + solve_upper(upper, normals[u - first].tolist())
+    return -1
+
+
+def row_prediction(row, other, biased):
+    """Return the product of the factors and the sum of the biases behind them."""
+    if biased:
+        return prediction(0, 0, row[None, :-1], other[None, :-1], row[-1:], other[-1:])
+    return prediction(0, 0, row[None], other[None])
+
+
+def squared_errors(indptr, indices, ratings, others, rows, first, last, biased):
+    """Return the sum of the squared errors of the ratings of rows first to last - 1."""
+    errors = [
+        float(ratings[j]) - row_prediction(rows[u], others[indices[j]], biased)
+        for u in range(first, last)
+        for j in range(int(indptr[u]), int(indptr[u + 1]))
+    ]
+    return math.fsum(error * error for error in errors)
+
+
+def draw_features(
+    indptr,
+    indices,
+    weights,
+    noise,
+    features,
+    residuals,
+    first,
+    last,
+    column,
+    n_columns,
+    strength,
+):
+    """Draw some columns of features first to last - 1 in place, with the residuals."""
+    for j in range(first, last):
+        having = indices[int(indptr[j]) : int(indptr[j + 1])].tolist()
+        if not having:
+            continue
+        precision = strength + math.fsum(float(weights[u]) ** 2 for u in having)
+        for f in range(column, column + n_columns):
+            for u in having:  # as if the feature were zero
+                residuals[u, f] += float(weights[u]) * float(features[j, f])
+            explained = math.fsum(float(weights[u]) * float(residuals[u, f]) for u in having)
+            drawn = explained / precision + float(noise[j, f]) / math.sqrt(precision)
+            features[j, f] = drawn
+            for u in having:
+                residuals[u, f] -= float(weights[u]) * drawn

@@ -2,7 +2,7 @@
 
 Surprise steps by γ (e q - λ p) with γ = 0.005 and λ = 0.02; ours is α (2 e q - β p): α = γ / 2 and
 β = 2 λ. One difference stays. Our item step sees the user's new factors, which acts like a little
-less regularization of the items: it costs about 0.0025 on MovieLens 1M, where Surprise 1.1.5 itself
+less regularization of the items: it costs about 0.0035 on MovieLens 1M, where Surprise 1.1.5 itself
 has 0.8734 on the folds below, and less than 0.001 on 100K.
 
 Skipped where there is no local copy of MovieLens; no test uses the network.
@@ -72,8 +72,8 @@ def test_movielens_100k_is_as_published_when_shuffled(small):
 
 
 def test_movielens_1m_is_as_published_in_csr_order(large):
-    # Measured: 0.8768; published: 0.873.
-    assert _mean_rmse(large, **SURPRISE, shuffle=False) == pytest.approx(0.873, abs=0.004)
+    # Measured with three seeds: 0.8770, 0.8760, 0.8774. Published: 0.873, see above.
+    assert _mean_rmse(large, **SURPRISE, shuffle=False) == pytest.approx(0.877, abs=0.0015)
 
 
 def test_movielens_1m_is_as_published_when_shuffled(large):

@@ -253,6 +253,30 @@ def test_movielens_reports_errors_titles_and_a_newcomer(tmp_path):
     assert "Toy Story (1995)" not in "".join(section(output, "For a newcomer"))
 
 
+# --------------------------------------------------------------------------- tuning
+
+
+def test_tuning_with_optuna_prunes_and_measures_the_winner(tmp_path):
+    pytest.importorskip("optuna")
+    output = output_of(tmp_path, "tune_with_optuna.py", "--trials", "12", "--epochs", "20")
+    trials, pruned = map(int, re.search(r"Trials: (\d+), (\d+) of them pruned", output).groups())
+    assert trials == 12
+    assert pruned > 0
+    winner, plain = (
+        float(re.search(rf"Test RMSE of the {name}.*: (\S+)$", output, re.M)[1])
+        for name in ("winner", "defaults")
+    )
+    # The noise is 0.5; predicting the mean would give 0.96.
+    assert 0.5 < winner < 0.75
+    assert 0.5 < plain < 0.75
+
+
+def test_tuning_without_optuna_says_so(tmp_path):
+    (tmp_path / "optuna.py").write_text("raise ImportError('hidden')")
+    output = output_of(tmp_path, "tune_with_optuna.py")
+    assert output == "This example needs Optuna: pip install optuna. Nothing was done.\n"
+
+
 # --------------------------------------------------------------------------- the demonstration
 
 

@@ -43,12 +43,17 @@ def random_table(seed=0, shape=(N_USERS, N_ITEMS)):
 
 
 TABLE = random_table()
+RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
 FRAME = pd.DataFrame(TABLE, index=list("uvwxyz"), columns=list("abcde"))
 
 
 def make_model(**parameters):
-    small = {"n_factors": 3, "n_epochs": 2, "random_state": 0}
+    small = {"n_factors": 3, "n_epochs": 2, "random_state": 0, **RULE}
     return cmf.MatrixFactorization(**{**small, **parameters})
+
+
+def make_default(**parameters):
+    return cmf.MatrixFactorization(3, random_state=0, **parameters)
 
 
 @functools.cache
@@ -76,6 +81,7 @@ RATING_TAKERS = {
     "sgd_epoch": (lambda R: cmf.sgd_epoch(R, *start_factors(), 0.01, 0.1), "ratings"),
     "loss": (lambda R: cmf.loss(R, *start_factors(), 0.1), "ratings"),
     "fit": (lambda R: make_model().fit(R), "ratings"),
+    "fit by default": (lambda R: make_default().fit(R), "ratings"),
     "fit in double": (lambda R: make_model(dtype="float64").fit(R), "ratings"),
     "fit, validation": (lambda R: make_model().fit(TABLE, validation=R), "validation"),
     "first partial_fit": (lambda R: make_model().partial_fit(R), "ratings"),
@@ -309,6 +315,14 @@ def _huge_cases():
     cases = {
         f"fit: {what}": Case(
             functools.partial(make_model().fit, sparse.coo_array(one, shape=shape)),
+            ("MemoryError",),
+            rf"^ratings .*shape {re.escape(str(shape))}",
+        )
+        for what, shape in shapes.items()
+    }
+    cases |= {
+        f"fit by default: {what}": Case(
+            functools.partial(make_default().fit, sparse.coo_array(one, shape=shape)),
             ("MemoryError",),
             rf"^ratings .*shape {re.escape(str(shape))}",
         )
@@ -605,7 +619,7 @@ def try_garbage(seed, n_calls):
                 value = chance.randrange(len(GARBAGE))
                 indices = {chance.choice(parameters): value}
                 changed = {name: GARBAGE[value]() for name in indices}
-                make_model(**changed).fit(TABLE)
+                chance.choice([make_model, make_default])(**changed).fit(TABLE)
                 continue
             functions = {"sgd_epoch": cmf.sgd_epoch, "cmf.loss": cmf.loss}
             function = functions.get(method) or getattr(model, method)
@@ -920,7 +934,8 @@ def test_what_is_no_table_of_numbers_is_refused(taker):
 
 
 @pytest.mark.parametrize(
-    "taker", [taker for taker in RATING_TAKERS if not re.match("fit($|_| in)|first|train_t", taker)]
+    "taker",
+    [taker for taker in RATING_TAKERS if not re.match("fit($|_| in| by)|first|train_t", taker)],
 )
 def test_transposed_tables_are_recognized(taker):
     call, name = RATING_TAKERS[taker]
@@ -1041,7 +1056,9 @@ def test_nothing_is_known_before_fit():
         assert isinstance(caught.value, ValueError), name
         assert isinstance(caught.value, AttributeError), name
     assert not any(hasattr(model, name) for name in ATTRIBUTES)
-    assert all(hasattr(fitted(), name) for name in ATTRIBUTES)
+    model.fit(TABLE)
+    assert all(hasattr(model, name) for name in ATTRIBUTES)
+    assert {name for name in ATTRIBUTES if not hasattr(fitted(), name)} == {"best_epoch_"}
 
 
 # --- divergence -----------------------------------------------------------------------------------

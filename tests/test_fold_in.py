@@ -26,7 +26,15 @@ NEW[3, 4] = 5
 
 
 def fit(**changed):
-    make = {"n_factors": 4, "n_epochs": 5, "dtype": "float64", "random_state": 0, **changed}
+    make = {
+        "n_factors": 4,
+        "learning_rate": 0.005,
+        "regularization": 0.15,
+        "n_epochs": 5,
+        "dtype": "float64",
+        "random_state": 0,
+        **changed,
+    }
     return cmf.MatrixFactorization(**make).fit(random_ratings())
 
 
@@ -42,12 +50,24 @@ def targets(model, row):
 
 
 def objective(model, row, x):
-    """Return the objective of one user: the loss terms, β/2 of a squared norm at each visit."""
+    """Return the objective of one user: the loss terms, a share of a squared norm at each visit."""
     items, rest = targets(model, row)
     p, b = x[:-1], x[-1]
     errors = rest - model.item_factors_[items] @ p - b
     penalty = p @ p + (b * b if model.biases else 0)
-    return errors @ errors + model.regularization * len(items) / 2 * penalty
+    return errors @ errors + len(items) * strength(model, len(items)) * penalty
+
+
+def strength(model, count):
+    """Return what one of a user's visits takes off, over the rate and what is left."""
+    if model.learning_rate is None and model.regularization is None:
+        trained = model._get_fitted().state.training
+        return 0.9 * trained.spread * trained.noise / count**0.5
+    beta = model.user_regularization
+    beta = model.regularization if beta is None else beta
+    return (
+        beta / 2 / {"rating": 1, "sqrt": count**0.5, "count": count}[model.regularization_scaling]
+    )
 
 
 def gradient(model, row, x, step=1e-5):
@@ -75,6 +95,32 @@ def test_solution_is_where_the_objective_is_flat(biases, regularization):
         assert np.abs(gradient(model, row, x)).max() < 1e-8 * scale
         if not biases:
             assert b[u] == 0
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"regularization_scaling": "sqrt"},
+        {"regularization_scaling": "count"},
+        {"user_regularization": 0.4},
+        {"user_regularization": 0.4, "regularization_scaling": "count", "adaptive": True},
+        {"learning_rate": None, "regularization": 2.0, "regularization_scaling": "sqrt"},
+        {"learning_rate": None, "regularization": None, "early_stopping": False},
+        {"learning_rate": None, "regularization": None},
+    ],
+    ids=str,
+)
+def test_users_are_regularized_as_in_training(changed, biases):
+    model = fit(biases=biases, **changed)
+    if model.learning_rate is None and model.early_stopping is None:
+        model.item_factors_[:] = fit(biases=biases).item_factors_  # so few ratings gave zeros
+    P, b = model.fold_in(NEW)
+    for p, bias, row in zip(P, b, NEW, strict=True):
+        if row.any():
+            x = np.append(p, bias)
+            scale = np.abs(gradient(model, row, np.zeros_like(x))).max()
+            assert np.abs(gradient(model, row, x)).max() < 1e-8 * scale
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -252,7 +298,9 @@ def test_bad_ratings_are_refused(model, ratings, error, message):
 
 def test_transform_is_the_first_part(model):
     np.testing.assert_array_equal(model.transform(NEW), model.fold_in(NEW).factors)
-    fresh = cmf.MatrixFactorization(4, n_epochs=5, dtype="float64", random_state=0)
+    fresh = cmf.MatrixFactorization(
+        4, learning_rate=0.005, n_epochs=5, dtype="float64", random_state=0
+    )
     transformed = fresh.fit_transform(random_ratings(), epochs=7)
     assert fresh.n_iter_ == 7
     np.testing.assert_array_equal(transformed, fresh.transform(random_ratings()))

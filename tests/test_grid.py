@@ -13,6 +13,8 @@ from cmf import grid as grid_module
 from cmf._checks import check_ratings
 from cmf.grid import make_grid
 
+RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
+
 
 def ratings_of(n_users=60, n_items=40, density=0.3, seed=0, dtype="float32"):
     rng = np.random.default_rng(seed)
@@ -127,7 +129,7 @@ def test_one_popular_item_leaves_strips_empty_and_nothing_out(little_work):
 def test_fewer_users_than_groups(little_work, n_threads):
     table = np.arange(1.0, 13.0).reshape(2, 6)
     fits = [
-        cmf.MatrixFactorization(3, random_state=0, n_epochs=5, n_threads=n).fit(table)
+        cmf.MatrixFactorization(3, random_state=0, n_epochs=5, n_threads=n, **RULE).fit(table)
         for n in (1, n_threads)
     ]
     np.testing.assert_array_equal(fits[0].user_factors_, fits[1].user_factors_)
@@ -138,9 +140,9 @@ def test_fewer_users_than_groups(little_work, n_threads):
 def test_training_on_a_grid_equals_its_twin(little_work, biases):
     table = np.where(np.random.default_rng(3).random((40, 30)) < 0.4, 1.0, 0.0)
     table *= np.random.default_rng(4).normal(size=table.shape)
-    make = {"n_factors": 5, "dtype": "float64", "biases": biases, "random_state": 0}
+    make = {"n_factors": 5, "dtype": "float64", "biases": biases, "random_state": 0, **RULE}
     model = cmf.MatrixFactorization(**make, n_threads=2)
-    start = cmf.MatrixFactorization(**make, learning_rate=1e-300).fit(table, epochs=1)
+    start = cmf.MatrixFactorization(**{**make, "learning_rate": 1e-300}).fit(table, epochs=1)
     model.fit(table, epochs=2)
     ratings = check_ratings(table, dtype="float64")
     grid = make_grid(ratings, 5)

@@ -13,14 +13,17 @@ from cmf import initialization
 from cmf._checks import check_ratings
 from cmf._parameters import Parameters
 
-DEFAULTS = cmf.MatrixFactorization().get_params()
+DEFAULTS = cmf.MatrixFactorization(init_scale=0.1).get_params()
 
 
 def start(table, seed=0, *, user_factors=None, item_factors=None, **changed):
     parameters = Parameters.check({**DEFAULTS, "dtype": "float64", **changed})
+    ratings = check_ratings(table, dtype=parameters.dtype)
     return initialization.initialize(
-        check_ratings(table, dtype=parameters.dtype),
+        ratings,
         parameters,
+        parameters.init_scale,
+        initialization.mean_of(ratings, parameters),
         np.random.default_rng(seed),
         user_factors=user_factors,
         item_factors=item_factors,
@@ -182,7 +185,13 @@ def test_fit_starts_from_given_factors_and_leaves_them_alone():
     P, Q = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
     before = copy.deepcopy((P, Q))
     model = cmf.MatrixFactorization(
-        3, n_epochs=1, biases=False, shuffle=False, dtype="float64", learning_rate=0.01
+        3,
+        n_epochs=1,
+        biases=False,
+        shuffle=False,
+        dtype="float64",
+        learning_rate=0.01,
+        regularization=0.15,
     ).fit(table, user_factors=P, item_factors=Q)
     np.testing.assert_array_equal(P, before[0])
     np.testing.assert_array_equal(Q, before[1])

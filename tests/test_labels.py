@@ -15,7 +15,7 @@ import cmf
 
 USERS = [f"user {u}" for u in range(12)]
 ITEMS = [f"item {i}" for i in range(9)]
-SMALL = {"n_factors": 3, "n_epochs": 4, "random_state": 0}
+SMALL = {"n_factors": 3, "learning_rate": 0.005, "n_epochs": 4, "random_state": 0}
 KINDS = ["pandas", "polars", "pyarrow"]
 
 

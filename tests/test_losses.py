@@ -108,7 +108,13 @@ def test_every_stored_entry_counts_and_dense_zeros_do_not():
 def test_loss_of_a_model_is_that_of_its_factors(biases, dtype):
     ratings, *_ = problem()
     model = cmf.MatrixFactorization(
-        5, n_epochs=2, regularization=0.7, biases=biases, dtype=dtype, random_state=0
+        5,
+        learning_rate=0.005,
+        n_epochs=2,
+        regularization=0.7,
+        biases=biases,
+        dtype=dtype,
+        random_state=0,
     ).fit(ratings)
     expected = cmf.loss(
         ratings,
@@ -131,7 +137,7 @@ def test_loss_of_a_model_is_that_of_its_factors(biases, dtype):
 def test_loss_of_other_ratings_has_the_same_penalty():
     ratings, *_ = problem()
     held_out, *_ = problem(seed=1)
-    model = cmf.MatrixFactorization(5, n_epochs=2, random_state=0).fit(ratings)
+    model = cmf.MatrixFactorization(5, learning_rate=0.005, n_epochs=2, random_state=0).fit(ratings)
     assert model.loss(held_out).regularization == model.loss(ratings).regularization
     users, items = held_out.nonzero()
     assert model.loss(held_out).rmse == pytest.approx(
@@ -141,7 +147,7 @@ def test_loss_of_other_ratings_has_the_same_penalty():
 
 def test_loss_uses_the_regularization_of_the_fit():
     ratings, *_ = problem()
-    model = cmf.MatrixFactorization(5, n_epochs=2, random_state=0).fit(ratings)
+    model = cmf.MatrixFactorization(5, learning_rate=0.005, n_epochs=2, random_state=0).fit(ratings)
     before = model.loss(ratings)
     assert before.total == model.history_["exact_total"][-1]
     assert model.set_params(regularization=5.0).loss(ratings) == before

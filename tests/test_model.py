@@ -19,7 +19,15 @@ from scipy import sparse
 import cmf
 from cmf import serialization
 
-SCRATCH = {"n_factors": 4, "n_epochs": 3, "random_state": 0}
+# The plain rule, which learns from any few ratings; the defaults hold some of them out.
+SCRATCH = {
+    "n_factors": 4,
+    "learning_rate": 0.005,
+    "regularization": 0.15,
+    "n_epochs": 3,
+    "init_scale": 0.1,
+    "random_state": 0,
+}
 
 
 def random_ratings(n_users=30, n_items=20, density=0.4, seed=0, dtype=np.float64):
@@ -70,7 +78,9 @@ def test_biases_alone_recover_planted_biases():
     data = cmf.datasets.make_ratings(
         300, 200, 20_000, n_test=4_000, n_factors=0, noise=0.5, random_state=0
     )
-    model = cmf.MatrixFactorization(1, init_scale=0, regularization=0.02).fit(data.ratings)
+    model = cmf.MatrixFactorization(
+        1, init_scale=0, learning_rate=0.005, regularization=0.02, n_epochs=40
+    ).fit(data.ratings)
     assert not model.user_factors_.any()
     assert not model.item_factors_.any()
     assert model.loss(data.test).rmse < 1.05 * data.best_rmse
@@ -107,17 +117,65 @@ CHANGES: dict[str, list[Any]] = {
     "random_state": [1],
     "n_threads": [1, 2, 64],
     "verbose": [1, 2],
+    "learning_rate_decay": [0.9],
+    "adaptive": [True],
+    "bias_learning_rate": [0.0, 0.002],
+    "user_regularization": [0.0, 0.3],
+    "item_regularization": [0.0, 0.3],
+    "bias_regularization": [0.0, 0.3],
+    "regularization_scaling": ["sqrt", "count"],
+    "early_stopping": [True],
+    "validation_fraction": [0.3],
+    "patience": [1],
+    "posterior_samples": [5],
+    "burn_in": [3],
+    "implicit": [False],
 }
 WITHOUT_EFFECT = {"n_threads", "verbose"}
+# Under the defaults these are other values than those that are chosen by the ratings.
+CHANGED_DEFAULTS = {
+    **CHANGES,
+    "learning_rate": [0.03],
+    "n_epochs": [3],
+    "shuffle": [False],
+    "adaptive": [False],
+    "early_stopping": [False],
+}
+# How strengths that are given depend on counts: none is.
+WITHOUT_EFFECT_ON_DEFAULTS = {*WITHOUT_EFFECT, "regularization_scaling"}
+
+
+def planted_ratings():
+    return cmf.datasets.make_ratings(120, 60, 3_000, n_factors=2, noise=0.3, random_state=0).ratings
+
+
+def check_effect(name, values, base, without_effect):
+    """Compare models that differ in one parameter."""
+    ratings = planted_ratings()
+    unchanged = cmf.MatrixFactorization(**base).fit(ratings)
+    assert unchanged.user_factors_.any()
+    for value in values:
+        changed = cmf.MatrixFactorization(**{**base, name: value}).fit(ratings)
+        assert same_bits(unchanged, changed) == (name in without_effect), f"{name}={value!r}"
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
 def test_every_parameter_has_its_effect_and_no_other(name):
-    ratings = random_ratings()
-    base = cmf.MatrixFactorization(**SCRATCH).fit(ratings)
-    for value in CHANGES[name]:
-        changed = cmf.MatrixFactorization(**{**SCRATCH, name: value}).fit(ratings)
-        assert same_bits(base, changed) == (name in WITHOUT_EFFECT), f"{name}={value!r}"
+    base = dict(SCRATCH)
+    if name in ("burn_in", "implicit"):
+        base.update(posterior_samples=5)
+    if name in ("early_stopping", "validation_fraction", "patience"):
+        # So large steps that the best epoch is not the last.
+        base.update(early_stopping=name != "early_stopping", learning_rate=0.05, n_epochs=60)
+    check_effect(name, CHANGES[name], base, WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("name", list(CHANGED_DEFAULTS))
+def test_every_parameter_has_its_effect_on_the_defaults(name):
+    base = {"n_factors": 4, "random_state": 0}
+    if name in ("burn_in", "implicit"):
+        base.update(posterior_samples=5)
+    check_effect(name, CHANGED_DEFAULTS[name], base, WITHOUT_EFFECT_ON_DEFAULTS)
 
 
 def test_the_list_of_parameters_is_whole():
@@ -241,6 +299,8 @@ METHODS = {
             "user_ids_",
             "item_ids_",
             "n_iter_",
+            "n_features_in_",
+            "best_epoch_",
         )
     },
 }
@@ -382,8 +442,12 @@ def test_changed_parameters_leave_what_is_fitted(fitted):
 
 def test_repr_shows_what_differs_from_the_defaults():
     assert repr(cmf.MatrixFactorization()) == "MatrixFactorization()"
-    model = cmf.MatrixFactorization(3, init="scaled", random_state=0, learning_rate=0.005)
+    model = cmf.MatrixFactorization(
+        3, init="scaled", random_state=0, learning_rate=None, patience=10
+    )
     assert repr(model) == "MatrixFactorization(n_factors=3, init='scaled', random_state=0)"
+    model.set_params(learning_rate=0.005)
+    assert "learning_rate=0.005" in repr(model)
 
 
 # --- travel ---------------------------------------------------------------------------------------
@@ -397,7 +461,7 @@ def assert_same_model(found, expected):
     np.testing.assert_array_equal(found.reconstruct(), expected.reconstruct())
     for mine, others in zip(found.recommend(n=7), expected.recommend(n=7), strict=True):
         np.testing.assert_array_equal(mine, others)
-    ratings = random_ratings(seed=5)
+    ratings = random_ratings(n_items=expected.n_features_in_, seed=5)
     for mine, others in zip(found.fold_in(ratings), expected.fold_in(ratings), strict=True):
         np.testing.assert_array_equal(mine, others)
 
@@ -430,7 +494,15 @@ JOURNEYS = {
 
 
 @pytest.mark.parametrize("journey", list(JOURNEYS))
-@pytest.mark.parametrize("changed", [{}, {"dtype": "float64", "biases": False, "shuffle": False}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"dtype": "float64", "biases": False, "shuffle": False},
+        {"adaptive": True, "regularization_scaling": "sqrt", "learning_rate_decay": 0.9},
+        {"learning_rate": None, "regularization": None, "early_stopping": False},
+    ],
+)
 def test_a_model_survives_the_journey_and_trains_on(journey, changed, tmp_path):
     ratings = random_ratings()
     model = cmf.MatrixFactorization(**{**SCRATCH, **changed})
@@ -452,6 +524,27 @@ def test_an_unfitted_model_survives_too(journey, tmp_path):
     with pytest.raises(cmf.NotFittedError):
         arrived.predict(0, 0)
     assert same_bits(arrived.fit(random_ratings()), model.fit(random_ratings()))
+
+
+@pytest.mark.parametrize("journey", list(JOURNEYS))
+def test_the_best_epoch_survives_the_journey_and_training_goes_on(journey, tmp_path):
+    ratings = planted_ratings()
+    model = cmf.MatrixFactorization(4, random_state=0).fit(ratings)
+    arrived = JOURNEYS[journey](model, tmp_path)
+    assert_same_model(arrived, model)
+    assert arrived.best_epoch_ == model.best_epoch_ == model.n_iter_ > 0
+    assert same_bits(arrived.partial_fit(ratings), model.partial_fit(ratings))
+
+
+@pytest.mark.parametrize("journey", list(JOURNEYS))
+def test_an_average_over_the_posterior_survives_the_journey(journey, tmp_path):
+    model = cmf.MatrixFactorization(4, posterior_samples=5, random_state=0).fit(planted_ratings())
+    arrived = JOURNEYS[journey](model, tmp_path)
+    assert same_bits(arrived, model)
+    users, items = np.indices(model.reconstruct().shape).reshape(2, -1)
+    np.testing.assert_array_equal(
+        arrived.predict_std(users, items), model.predict_std(users, items), strict=True
+    )
 
 
 def test_mapped_factors_are_read_only_and_training_copies_them(tmp_path, fitted):

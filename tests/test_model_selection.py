@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cmf.model_selection import KFold, train_test_split
+import cmf
+from cmf._frames import read_wide
+from cmf.model_selection import KFold, split_by_time, split_by_user, train_test_split
 
 
 def make_ratings(n_users=7, n_items=9, density=0.5, seed=0, dtype=np.float64):
@@ -190,12 +192,37 @@ def test_dense_zeros_and_nans_are_not_rated():
     assert entries(train) | entries(test) == {(0, 0): 5.0, (1, 1): 3.0}
 
 
-def test_wide_data_frames_lose_their_labels():
-    pd = pytest.importorskip("pandas")
-    frame = pd.DataFrame({"x": [5.0, np.nan], "y": [0.0, 3.0]}, index=["ann", "bob"])
-    for train, test in KFold(2, random_state=0).split(frame):
-        assert entries(train) | entries(test) == {(0, 0): 5.0, (1, 1): 3.0}
-        assert train.shape == test.shape == (2, 2)
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_wide_data_frames_are_split_into_their_kind(kind):
+    library = pytest.importorskip(kind)
+    cells = {"x": [5.0, None, 2.0], "y": [0.0, 3.0, 1.0], "z": [None, None, 4.0]}
+    users = ["ann", "bob", "cid"]
+    if kind == "pandas":
+        frame = library.DataFrame(cells, index=users, dtype=float)
+    else:
+        make = library.DataFrame if kind == "polars" else library.table
+        frame = make({"user": users, **cells})
+    splits = [
+        *KFold(2, random_state=0).split(frame),
+        train_test_split(frame, test_size=0.3, random_state=0),
+        split_by_user(frame, test_size=1, random_state=0),
+        split_by_time(frame, np.arange(9).reshape(3, 3)),
+    ]
+    for parts in splits:
+        read = [read_wide(part) for part in parts]
+        for part, wide in zip(parts, read, strict=True):
+            assert type(part) is type(frame)
+            assert wide.user_ids.tolist() == users
+            assert wide.item_ids.tolist() == ["x", "y", "z"]
+        train, test = ({(u, i): t.values[u, i] for u, i in rated(t.values)} for t in read)
+        assert not train.keys() & test.keys()
+        assert train | test == {(0, 0): 5, (1, 1): 3, (2, 0): 2, (2, 1): 1, (2, 2): 4}
+        model = cmf.MatrixFactorization(2, random_state=0).fit(parts[0], validation=parts[1])
+        assert model.user_ids_.tolist() == users
+
+
+def rated(table):
+    return np.argwhere(~np.isnan(table)).tolist()
 
 
 def test_parts_are_new_arrays_and_inputs_untouched():
@@ -245,7 +272,10 @@ def test_too_few_ratings():
         KFold().split(sparse.csr_array(np.ones((2, 2))))
 
 
-@pytest.mark.parametrize("split", [train_test_split, KFold(2).split])
+@pytest.mark.parametrize(
+    "split",
+    [train_test_split, KFold(2).split, split_by_user, lambda ratings: split_by_time(ratings, [1])],
+)
 def test_bad_ratings_are_refused_at_the_call(split):
     with pytest.raises(ValueError, match="ratings"):
         split(sparse.csr_array([[1.0, np.nan]]))
@@ -277,3 +307,170 @@ def test_bad_kfold(error, message, arguments):
         arguments["shuffle"] = False
     with pytest.raises(error, match=message):
         KFold(**arguments)
+
+
+# --- by user --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 8), st.integers(3, 8)),
+    test_size=st.one_of(
+        st.floats(0.0, 1.0, exclude_min=True, exclude_max=True), st.integers(1, 10)
+    ),
+    min_train=st.integers(1, 4),
+    timed=st.booleans(),
+)
+def test_each_user_is_split_as_asked(seed, shape, test_size, min_train, timed):
+    rng = np.random.default_rng(seed)
+    present = rng.random(shape) < 0.6
+    present[0, :3] = True
+    users, items = np.nonzero(present)
+    ratings = sparse.csr_array((rng.integers(0, 3, len(users)), (users, items)), shape=shape)
+    lengths = np.diff(ratings.indptr)
+    wanted = np.rint(test_size * lengths) if isinstance(test_size, float) else test_size
+    expected = np.minimum(wanted, np.maximum(lengths - min_train, 0))
+    times = rng.integers(0, 10, ratings.nnz)
+
+    def split():
+        if timed:
+            return split_by_time(
+                ratings, times, test_size=test_size, per_user=True, min_train=min_train
+            )
+        return split_by_user(ratings, test_size=test_size, min_train=min_train, random_state=seed)
+
+    if expected.sum() == 0:
+        with pytest.raises(ValueError, match="hold out no rating of any user, of whom none has"):
+            split()
+        return
+    train, test = split()
+    assert entries(train) | entries(test) == entries(ratings)
+    assert train.nnz + test.nnz == ratings.nnz
+    np.testing.assert_array_equal(np.diff(test.indptr), expected)
+    when = dict(zip(entries(ratings), times.tolist(), strict=True))
+    for user in np.flatnonzero(expected) if timed else ():
+        last = max(when[key] for key in entries(train) if key[0] == user)
+        assert last <= min(when[key] for key in entries(test) if key[0] == user)
+
+
+def test_every_rating_of_a_user_is_as_likely_to_be_held_out():
+    ratings = sparse.csr_array(np.ones((2, 4)))
+    rng = np.random.default_rng(2)
+    n_draws = 2000
+    found = sum(
+        split_by_user(ratings, test_size=1, random_state=rng)[1].toarray() for _ in range(n_draws)
+    )
+    np.testing.assert_allclose(found, n_draws / 4, atol=4.5 * np.sqrt(n_draws * 3 / 16))
+
+
+def test_split_by_user_does_not_depend_on_storage_and_repeats_with_its_seed():
+    ratings = make_ratings(12, 15)
+    expected = entries(split_by_user(ratings, random_state=3)[1])
+    for other in (ratings.tocsc(), ratings.tocoo(), sparse.csr_matrix(ratings)):
+        assert entries(split_by_user(other, random_state=3)[1]) == expected
+    assert entries(split_by_user(ratings, random_state=4)[1]) != expected
+
+
+# --- by time --------------------------------------------------------------------------------------
+
+
+TIME_TYPES = [np.int64, np.float32, "datetime64[s]", "datetime64[ns]"]
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        *((form, np.int64) for form in ("csr", "csc", "coo", "lil")),
+        *((form, dtype) for form in ("stored", "dense") for dtype in TIME_TYPES),
+    ],
+)
+def test_the_latest_ratings_are_held_out(form, dtype):
+    ratings = make_ratings(9, 7).tocsc() if form == "stored" else make_ratings(9, 7)
+    coo = ratings.tocoo()
+    order = np.random.default_rng(1).permutation(ratings.nnz)
+    numbers = order.astype(dtype)
+    when = dict(zip(zip(coo.row.tolist(), coo.col.tolist(), strict=True), order, strict=True))
+    if form == "stored":
+        timestamps = numbers
+    elif form == "dense":
+        timestamps = np.zeros(ratings.shape, dtype=dtype)
+        timestamps[coo.row, coo.col] = numbers
+    elif form == "coo":
+        timestamps = sparse.coo_array((numbers[::-1], (coo.row[::-1], coo.col[::-1])), coo.shape)
+    elif form == "csr":
+        timestamps = sparse.csr_array((numbers, ratings.indices, ratings.indptr), coo.shape)
+    else:
+        places = sparse.csr_array((order + 1, (coo.row, coo.col)), coo.shape).asformat(form)
+        if form == "csc":
+            stored = (places.data - 1).astype(dtype)
+            timestamps = sparse.csc_array((stored, places.indices, places.indptr), coo.shape)
+        else:
+            timestamps = places.astype(dtype)
+    train, test = split_by_time(ratings, timestamps, test_size=0.25)
+    assert_partition(ratings, train, test)
+    assert test.nnz == round(0.25 * ratings.nnz)
+    assert max(when[key] for key in entries(train)) < min(when[key] for key in entries(test))
+
+
+def test_times_closer_than_floats_can_tell_are_told_apart():
+    ratings = sparse.csr_array([[1.0, 2.0, 3.0]])
+    nanoseconds = 1_700_000_000_000_000_000 + np.array([1, 2, 0])
+    for timestamps in (nanoseconds, sparse.csr_array(nanoseconds[np.newaxis])):
+        _, test = split_by_time(ratings, timestamps, test_size=1)
+        assert entries(test) == {(0, 1): 2.0}
+
+
+def test_equal_times_are_in_order_of_place():
+    _, test = split_by_time(sparse.csr_array(np.ones((2, 2))), [5, 5, 5, 5], test_size=1)
+    assert entries(test) == {(1, 1): 1.0}
+    _, test = split_by_time(
+        sparse.csr_array(np.ones((2, 2))), [5, 5, 5, 5], test_size=1, per_user=True
+    )
+    assert entries(test) == {(0, 1): 1.0, (1, 1): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "timestamps"),
+    [
+        (ValueError, r"timestamps has shape \(3,\): \(4,\), one for every rating, or", [1, 2, 3]),
+        (ValueError, r"timestamps has shape \(2, 3\)", np.ones((2, 3))),
+        (ValueError, "stores 3 entries in shape", sparse.csr_array([[1, 2], [0, 3]])),
+        (ValueError, "one entry for every rating", sparse.csr_array(np.ones((2, 3)))),
+        (ValueError, "finite, found NaN, NaT or infinity", [1.0, 2.0, np.nan, 3.0]),
+        (ValueError, "finite", np.array([1, 2, "NaT", 3], dtype="datetime64[s]")),
+        (ValueError, "timestamps is 1-D", sparse.coo_array(np.ones(4))),
+        (TypeError, "of type object", [1, 2, 3, None]),
+        (TypeError, "of type <U1", ["1", "2", "3", "4"]),
+    ],
+)
+def test_bad_timestamps(error, message, timestamps):
+    with pytest.raises(error, match=message):
+        split_by_time(sparse.csr_array(np.ones((2, 2))), timestamps)
+
+
+def test_timestamps_that_nothing_says_how_to_align():
+    with pytest.raises(ValueError, match="only the formats CSR, CSC and COO have"):
+        split_by_time(np.ones((2, 3)), [1, 2, 3, 4, 5, 6])
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=r"got a data frame: call \.to_numpy\(\)"):
+        split_by_time(np.ones((2, 2)), pd.DataFrame(np.ones((2, 2))))
+
+
+def test_bad_arguments_of_splits_by_user_and_time():
+    ratings = sparse.csr_array(np.ones((3, 4)))
+    for error, message, arguments in (
+        (ValueError, "min_train must be at least 1", {"min_train": 0}),
+        (TypeError, "min_train must be an integer", {"min_train": 1.5}),
+        (ValueError, "test_size must be at least 1", {"test_size": 0}),
+        (ValueError, "test_size must be below 1 as a float", {"test_size": 1.0}),
+        (TypeError, "test_size must be a number", {"test_size": "all"}),
+    ):
+        with pytest.raises(error, match=message):
+            split_by_user(ratings, **arguments)
+        with pytest.raises(error, match=message):
+            split_by_time(ratings, np.arange(12), per_user=True, **arguments)
+    with pytest.raises(ValueError, match="min_train must be 1 where per_user=False, got 2"):
+        split_by_time(ratings, np.arange(12), min_train=2)
+    with pytest.raises(TypeError, match="per_user must be True or False"):
+        split_by_time(ratings, np.arange(12), per_user="yes")

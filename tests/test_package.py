@@ -29,24 +29,48 @@ FLOORS = [
     {"_frames", "_movielens", "_pieces"},
     {"_checks"},
     {"config"},
+    {"objectives"},
     {
         "losses",
         "initialization",
         "fold_in",
         "recommendation",
         "metrics",
-        "model_selection",
         "datasets",
         "plotting",
         "grid",
+        "biases",
+        "posterior",
     },
-    {"epochs", "serialization"},
+    {"schedule", "serialization", "model_selection"},
+    {"epochs"},
     {"training"},
+    {"stopping"},
     {"model"},
     {"__init__"},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+# A file of a package inside imports, of that package, only from those before it.
+PACKAGES = {
+    "model_selection": [
+        "splits",
+        "_jobs",
+        "_folds",
+        "validation",
+        "_halving",
+        "search",
+        "__init__",
+    ]
+}
+MODULES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), *PACKAGES])
+
+
+def imports_of(module):
+    """Names of the modules of cmf, without its own, that a module or package imports."""
+    if module not in PACKAGES:
+        return imported_modules(PACKAGE / f"{module}.py")
+    files = (PACKAGE / module).glob("*.py")
+    return set().union(*map(imported_modules, files)) - {module}
 
 
 def imported_modules(path):
@@ -84,15 +108,25 @@ def test_every_module_has_a_floor():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_import_from_lower_floors_only(module):
-    imported = imported_modules(PACKAGE / f"{module}.py")
+    imported = imports_of(module)
     too_high = {name for name in imported if FLOOR[name] >= FLOOR[module]}
     assert not too_high
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_of_packages_import_from_files_before_them_only(package):
+    folder, files = PACKAGE / package, PACKAGES[package]
+    assert {path.stem for path in folder.glob("*.py")} == set(files)
+    for number, name in enumerate(files):
+        text = (folder / f"{name}.py").read_text("utf-8")
+        imported = re.findall(rf"from cmf\.{package}\.(\w+) import", text)
+        assert set(imported) <= set(files[:number]), name
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "_checks"])
 def test_kernels_are_reached_with_checked_arrays(module):
     # Only modules above the gate, and the gate itself, may call kernels.
-    if "_kernels" in imported_modules(PACKAGE / f"{module}.py"):
+    if "_kernels" in imports_of(module):
         assert FLOOR[module] > FLOOR["_checks"]
 
 

@@ -202,6 +202,17 @@ def test_only_two_dtypes_are_fine(value):
 
 INTEGER = r"must be an integer, got"
 NUMBER = r"must be a number, got"
+SWITCH_OR_NONE = [(value, TypeError, "must be True or False, got") for value in (0, 1, "yes", [])]
+COUNT = [
+    *((value, TypeError, INTEGER) for value in NO_INTEGERS),
+    (-1, ValueError, "must be at least 0, got -1"),
+]
+POSITIVE_OR_ZERO = [
+    *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
+    (-1e-9, ValueError, "must be at least 0, got -1e-09"),
+    (np.nan, ValueError, "must be finite"),
+    (np.inf, ValueError, "must be finite"),
+]
 WRONG = {
     "n_factors": [
         *((value, TypeError, INTEGER) for value in NO_INTEGERS),
@@ -211,7 +222,7 @@ WRONG = {
         (2**80, ValueError, "must be at most 1048576"),
     ],
     "learning_rate": [
-        *((value, TypeError, NUMBER) for value in NO_NUMBERS),
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
         (0, ValueError, "must be greater than 0, got 0"),
         (0.0, ValueError, "must be greater than 0, got 0"),
         (-0.01, ValueError, "must be greater than 0, got -0.01"),
@@ -221,13 +232,13 @@ WRONG = {
         (10**400, ValueError, "must be finite"),
     ],
     "regularization": [
-        *((value, TypeError, NUMBER) for value in NO_NUMBERS),
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
         (-1e-9, ValueError, "must be at least 0, got -1e-09"),
         (np.nan, ValueError, "must be finite"),
         (np.inf, ValueError, "must be finite"),
     ],
     "n_epochs": [
-        *((value, TypeError, INTEGER) for value in NO_INTEGERS),
+        *((value, TypeError, INTEGER) for value in NO_INTEGERS if value is not None),
         (0, ValueError, "must be at least 1, got 0"),
         (-1, ValueError, "must be at least 1, got -1"),
     ],
@@ -243,7 +254,7 @@ WRONG = {
         ("", ValueError, "must be one of"),
     ],
     "init_scale": [
-        *((value, TypeError, NUMBER) for value in NO_NUMBERS),
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
         (-0.1, ValueError, "must be at least 0, got -0.1"),
         (np.nan, ValueError, "must be finite"),
         (np.inf, ValueError, "must be finite"),
@@ -266,6 +277,36 @@ WRONG = {
         (-1, ValueError, "must be at least 0, got -1"),
         (3, ValueError, "must be at most 2, got 3"),
     ],
+    "learning_rate_decay": [
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
+        (0, ValueError, "must be greater than 0, got 0"),
+        (1.5, ValueError, "must be at most 1, got 1.5"),
+        (np.nan, ValueError, "must be finite"),
+    ],
+    "adaptive": SWITCH_OR_NONE,
+    "bias_learning_rate": POSITIVE_OR_ZERO,
+    "user_regularization": POSITIVE_OR_ZERO,
+    "item_regularization": POSITIVE_OR_ZERO,
+    "bias_regularization": POSITIVE_OR_ZERO,
+    "regularization_scaling": [
+        *((value, TypeError, "must be a string") for value in (None, 1, b"sqrt", ["sqrt"])),
+        ("log", ValueError, "must be one of 'rating', 'sqrt', 'count', got 'log'"),
+    ],
+    "early_stopping": SWITCH_OR_NONE,
+    "validation_fraction": [
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
+        (0, ValueError, "must be greater than 0, got 0"),
+        (1, ValueError, "must be less than 1, got 1"),
+        (np.inf, ValueError, "must be finite"),
+    ],
+    "patience": [
+        *((value, TypeError, INTEGER) for value in NO_INTEGERS),
+        (0, ValueError, "must be at least 1, got 0"),
+        (-1, ValueError, "must be at least 1, got -1"),
+    ],
+    "posterior_samples": COUNT,
+    "burn_in": COUNT,
+    "implicit": SWITCH_OR_NONE,
     "random_state": [
         *(
             (value, TypeError, "must be None, an int of 0 or more")
@@ -301,26 +342,46 @@ def test_wrong_parameters_are_stored_and_refused_by_fit(name, value, error, mess
 
 RIGHT = {
     "n_factors": [1, np.int64(2), np.uint8(3), np.array(2)],
-    "learning_rate": [1e-9, 1, np.float32(0.01), np.int8(1), 5e-324],
-    "regularization": [0, 0.0, np.float16(0.5), np.longdouble(0.1)],
-    "n_epochs": [1, np.int32(2)],
+    "learning_rate": [None, 1e-9, 1, np.float32(0.01), np.int8(1), 5e-324],
+    "regularization": [None, 0, 0.0, np.float16(0.5), np.longdouble(0.1)],
+    "n_epochs": [None, 1, np.int32(2)],
     "biases": [np.True_, False],
     "shuffle": [np.False_, True],
     "init": ["normal", "scaled", "uniform", np.str_("scaled")],
-    "init_scale": [0, np.float32(0.1), 1],
+    "init_scale": [None, 0, np.float32(0.1), 1],
     "dtype": ["f4", float, np.float32, np.dtype(">f8")],
     "n_threads": [None, 1, np.int64(4), 2**15],
     "verbose": [0, False, np.False_, np.int8(0)],
+    "learning_rate_decay": [None, 1, 0.5, np.float32(0.9)],
+    "adaptive": [None, np.True_, False],
+    "bias_learning_rate": [None, 0, np.float32(0.01)],
+    "user_regularization": [None, 0, np.float16(0.5)],
+    "item_regularization": [None, 0, np.float16(0.5)],
+    "bias_regularization": [None, 0, np.float16(0.5)],
+    "regularization_scaling": ["rating", "sqrt", np.str_("count")],
+    "early_stopping": [None, np.True_, False],
+    "validation_fraction": [None, 0.5, np.float32(0.25)],
+    "patience": [1, np.int8(3)],
+    "posterior_samples": [0, np.int8(2)],
+    "burn_in": [0, np.int64(3)],
+    "implicit": [None, np.False_],
     "random_state": [None, 0, 2**200, [1, 2], np.uint64(3), np.random.SeedSequence(0)],
 }
 
 
+def test_every_parameter_has_right_values():
+    assert set(RIGHT) == set(WRONG)
+
+
+@pytest.mark.parametrize("by_rule", [True, False])
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values]
 )
-def test_right_parameters_train(name, value):
-    given = {"n_factors": 2, "n_epochs": 1, "learning_rate": 0.01, "regularization": 0.1}
-    model = cmf.MatrixFactorization(**{**given, name: value}).fit([[1.0, 0.5]])
+def test_right_parameters_train(name, value, by_rule):
+    given = {"n_factors": 2, "n_epochs": 1}
+    if by_rule:
+        given |= {"learning_rate": 0.01, "regularization": 0.1}
+    model = cmf.MatrixFactorization(**{**given, name: value}).fit([[1.0, 0.5], [0.5, 2.0]])
     assert np.isfinite(model.reconstruct()).all()
 
 
@@ -332,16 +393,32 @@ def test_checked_parameters_are_plain():
             "regularization": 1,
             "n_epochs": np.int8(2),
             "biases": np.True_,
-            "shuffle": np.False_,
+            "shuffle": np.True_,
             "init": "normal",
             "init_scale": 0,
             "dtype": np.float64,
             "n_threads": None,
             "verbose": np.True_,
+            "learning_rate_decay": 1,
+            "adaptive": np.True_,
+            "bias_learning_rate": np.float32(0.25),
+            "user_regularization": 2,
+            "item_regularization": np.int8(3),
+            "bias_regularization": None,
+            "regularization_scaling": "sqrt",
+            "early_stopping": np.False_,
+            "validation_fraction": np.float32(0.125),
+            "patience": np.int64(4),
+            "posterior_samples": np.int8(5),
+            "burn_in": np.int64(6),
+            "implicit": np.False_,
             "random_state": "not looked at",
         }
     )
-    assert astuple(checked) == (3, 0.5, 1.0, 2, True, False, "normal", 0.0, "float64", None, 1)
+    plain = (3, 0.5, 1.0, 2, True, True, "normal", 0.0, "float64", None, 1)
+    options = (1.0, True, 0.25, 2.0, 3.0, None, "sqrt", False, 0.125, 4, 5, 6, False)
+    assert astuple(checked) == plain + options
+    assert [type(value) for value in astuple(checked)[11:]] == [type(value) for value in options]
     assert [type(value) for value in astuple(checked)[:6]] == [int, float, float, int, bool, bool]
     assert type(checked.verbose) is int
 

@@ -5,6 +5,7 @@ Large arrays are addresses without memory: only pages that are written to, or re
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import subprocess
@@ -225,12 +226,13 @@ def test_more_than_2_to_the_32_numbers(dtype, kernel, large, n_factors):
 # --- memory ---------------------------------------------------------------------------------------
 
 MEASURE = """
+import json
 import sys
 import numpy as np
 from scipy.sparse import csr_array
 import cmf
 
-n_users, n_items, per_user, n_factors = map(int, sys.argv[1:])
+n_users, n_items, per_user, n_factors = map(int, sys.argv[2:])
 
 def peak():
     return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
@@ -248,7 +250,9 @@ ratings = csr_array(
     shape=(n_users, n_items),
 )
 ratings.indptr = ratings.indptr.astype(np.int64)
-model = cmf.MatrixFactorization(n_factors, n_epochs=2, random_state=0, n_threads=2)
+model = cmf.MatrixFactorization(
+    n_factors, n_epochs=2, random_state=0, n_threads=2, **json.loads(sys.argv[1])
+)
 model.fit(np.eye(5))  # so that everything is imported
 before = peak()
 model.fit(ratings)
@@ -268,9 +272,18 @@ print(peak() - before, model.user_factors_.nbytes + model.item_factors_.nbytes, 
         pytest.param((100_000, 2_000, 4, 100), id="large padded factors"),
     ],
 )
-def test_peak_memory_of_fit(shape):
+@pytest.mark.parametrize(
+    ("settings", "bytes_per_rating", "bytes_per_row", "share_of_factors"),
+    [
+        pytest.param({"learning_rate": 0.005}, 12, 0, 1.25, id="plain rule"),
+        pytest.param({"learning_rate": 0.005, "adaptive": True}, 12, 32, 1.25, id="rates by row"),
+        # The ratings that are not held out, and the factors of the best epoch so far.
+        pytest.param({}, 16, 64, 2.4, id="defaults"),
+    ],
+)
+def test_peak_memory_of_fit(shape, settings, bytes_per_rating, bytes_per_row, share_of_factors):
     done = subprocess.run(
-        [sys.executable, "-P", "-c", MEASURE, *map(str, shape)],
+        [sys.executable, "-P", "-c", MEASURE, json.dumps(settings), *map(str, shape)],
         capture_output=True,
         text=True,
         check=False,
@@ -278,6 +291,7 @@ def test_peak_memory_of_fit(shape):
     assert done.returncode == 0, done.stderr
     peak, factors, n_ratings = map(int, done.stdout.split())
     # A megabyte for what does not grow: the interpreter's own, stacks of threads.
-    assert peak <= 12 * n_ratings + 1.25 * factors + 2**20, (
+    wanted = bytes_per_rating * n_ratings + bytes_per_row * sum(shape[:2])
+    assert peak <= wanted + share_of_factors * factors + 2**20, (
         f"{peak / n_ratings:.1f} bytes a rating, of which {factors / n_ratings:.1f} are factors"
     )

@@ -18,7 +18,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+import cmf
 from cmf import serialization
-from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems
+from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems, TrainingState, Uncertainty
 from cmf.exceptions import ModelFileError
 from cmf.serialization import load_state, save_state
 
-GOLDEN = Path(__file__).parent / "data" / "model-v1.cmf"
+GOLDEN = {version: Path(__file__).parent / "data" / f"model-v{version}.cmf" for version in (1, 2)}
 MEBIBYTE = 2**20
 DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 CODES = {np.dtype(name): code for code, name in DTYPES.items()}
@@ -57,6 +58,7 @@ def make_state(
     n_users: int = 12,
     n_items: int = 15,
     frame: str | None = None,
+    adaptive: bool = True,
 ) -> ModelState:
     """A small model with random numbers in every array."""
     rng = np.random.default_rng(seed)
@@ -80,6 +82,7 @@ def make_state(
     if n_epochs:
         history["validation_mae"][0] = float("nan")
     parameters = {
+        **cmf.MatrixFactorization().get_params(),
         "n_factors": n_factors,
         "learning_rate": 0.1 + 0.2,
         "regularization": 0,
@@ -92,7 +95,13 @@ def make_state(
         "n_threads": None,
         "random_state": seed,
         "verbose": 1,
+        "adaptive": adaptive,
+        "bias_learning_rate": 0.1 + 0.7,
+        "item_regularization": 2,
+        "regularization_scaling": "count",
     }
+    sums = tuple((1 + rng.random(n)).astype(dtype) for n in (n_users, n_items))
+    training = TrainingState(0.1 + 0.2, 5e-324, 0.25, 1e300, 0.5, n_epochs, sums)
     return ModelState(
         parameters,
         factors,
@@ -100,6 +109,7 @@ def make_state(
         history,
         seed=2**128 - 1 - seed,
         n_epochs_trained=n_epochs + 1,
+        training=training if adaptive else replace(training, sums=None),
         user_ids=IDS[user_ids](n_users),
         item_ids=IDS[item_ids](n_items),
         frame=frame,
@@ -117,6 +127,13 @@ def assert_same_array(found: Any, wanted: Any) -> None:
     assert found.tolist() == wanted.tolist()
 
 
+def assert_same_training(found: TrainingState, wanted: TrainingState) -> None:
+    assert replace(found, sums=None) == replace(wanted, sums=None)
+    for side in (0, 1):
+        pair = [None if state.sums is None else state.sums[side] for state in (found, wanted)]
+        assert_same_array(*pair)
+
+
 def assert_same_state(found: ModelState, wanted: ModelState) -> None:
     for name in ("user_factors", "item_factors", "user_biases", "item_biases"):
         assert_same_array(getattr(found.factors, name), getattr(wanted.factors, name))
@@ -124,6 +141,12 @@ def assert_same_state(found: ModelState, wanted: ModelState) -> None:
     assert found.factors.biased is wanted.factors.biased
     assert_same_array(found.seen.indptr, wanted.seen.indptr)
     assert_same_array(found.seen.indices, wanted.seen.indices)
+    assert_same_training(found.training, wanted.training)
+    assert (found.uncertainty is None) == (wanted.uncertainty is None)
+    if found.uncertainty is not None and wanted.uncertainty is not None:
+        assert found.uncertainty.noise_std == wanted.uncertainty.noise_std
+        assert_same_array(found.uncertainty.user_spreads, wanted.uncertainty.user_spreads)
+        assert_same_array(found.uncertainty.item_spreads, wanted.uncertainty.item_spreads)
     assert list(found.history) == list(HISTORY_COLUMNS)
     for column, numbers in wanted.history.items():
         np.testing.assert_array_equal(found.history[column], numbers, strict=True)
@@ -137,6 +160,11 @@ def assert_same_state(found: ModelState, wanted: ModelState) -> None:
         wanted.n_epochs_trained,
         wanted.frame,
     )
+
+
+def sums_of(state: ModelState) -> tuple[Any, Any]:
+    assert state.training.sums is not None
+    return state.training.sums
 
 
 def to_bytes(state: ModelState) -> bytes:
@@ -245,6 +273,117 @@ def test_a_single_user_with_an_empty_label_and_nothing_seen() -> None:
     assert_same_state(from_bytes(to_bytes(state)), state)
 
 
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_whose_rates_do_not_adapt_has_no_sums(
+    tmp_path: Path, dtype: str, mmap: bool
+) -> None:
+    state = make_state(dtype=dtype, adaptive=False)
+    save_state(tmp_path / "model", state)
+    found = load_state(tmp_path / "model", mmap=mmap)
+    assert found.training.sums is None
+    assert_same_state(found, state)
+
+
+def average(state: ModelState, **changed: Any) -> ModelState:
+    """Return the state of an average over the posterior with the same factors."""
+    rng = np.random.default_rng(1)
+    spreads = [rng.random(n, dtype=np.float32) for n in (12, 15)]
+    return replace(
+        state,
+        parameters={**state.parameters, "adaptive": None, "posterior_samples": 30},
+        training=replace(state.training, sums=None),
+        uncertainty=replace(Uncertainty(*spreads, noise_std=0.1 + 0.2), **changed),
+    )
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_average_over_the_posterior_comes_back(tmp_path: Path, dtype: str, mmap: bool) -> None:
+    state = average(make_state(dtype=dtype))
+    save_state(tmp_path / "model", state)
+    assert_same_state(load_state(tmp_path / "model", mmap=mmap), state)
+
+
+@pytest.mark.parametrize(
+    ("message", "edit"),
+    [
+        ("noise_std must not be negative", lambda m, t: m.update(noise_std="-0.5")),
+        ("noise_std must be a finite number", lambda m, t: m.update(noise_std="nan")),
+        ("noise_std must be a finite number", lambda m, t: m.update(noise_std="0.50")),
+        ("unknown tensor 'uncertainty.item_spreads'", lambda m, t: m.update(noise_std="none")),
+        ("missing metadata key 'noise_std'", lambda m, t: m.pop("noise_std")),
+        ("missing tensor 'uncertainty.user_spr", lambda m, t: t.pop("uncertainty.user_spreads")),
+        (
+            "uncertainty.item_spreads must be F32 of shape",
+            lambda m, t: t.update({"uncertainty.item_spreads": np.ones(15)}),
+        ),
+        (
+            "uncertainty.user_spreads must not be negative, got -2",
+            lambda m, t: t["uncertainty.user_spreads"].__setitem__(3, -2),
+        ),
+        (
+            r"uncertainty.user_spreads\[3\] is nan",
+            lambda m, t: t["uncertainty.user_spreads"].__setitem__(3, np.nan),
+        ),
+        (
+            "contradicts parameter posterior_samples=0",
+            lambda m, t: m.update(
+                parameters=m["parameters"].replace(
+                    '"posterior_samples":30', '"posterior_samples":0'
+                )
+            ),
+        ),
+    ],
+)
+def test_uncertainty_must_be_whole(
+    message: str,
+    edit: Callable[[dict[str, Any], dict[str, Any]], None],
+    refuse: Callable[..., str],
+) -> None:
+    metadata, tensors = split(to_bytes(average(make_state())))
+    edit(metadata, tensors)
+    assert re.search(message, refuse(join(metadata, tensors)))
+
+
+@pytest.mark.parametrize("best_epoch", [-1, 0, 1, 4])
+def test_the_state_of_training_comes_back_exactly(best_epoch: int) -> None:
+    state = make_state()
+    state.training = TrainingState(1e-320, 0.1 + 0.2, 1.0, 0.0, 0.0, best_epoch, sums_of(state))
+    assert_same_state(from_bytes(to_bytes(state)), state)
+
+
+def test_numbers_of_numpy_in_the_state_of_training_are_saved_as_plain_ones() -> None:
+    state = make_state()
+    wanted = replace(state.training, noise=0.25, best_epoch=2)
+    state.training = replace(wanted, noise=np.float64(0.25), best_epoch=np.int64(2))  # type: ignore[arg-type]
+    found = from_bytes(to_bytes(state)).training
+    assert_same_training(found, wanted)
+    assert (type(found.noise), type(found.best_epoch)) == (float, int)
+
+
+def test_every_parameter_and_every_number_of_training_has_its_place() -> None:
+    types = serialization._PARAMETER_TYPES[serialization._FORMAT_VERSION]
+    defaults = cmf.MatrixFactorization().get_params()
+    assert set(types) == set(defaults)
+    for name, default in defaults.items():
+        assert type(default) in types[name], name
+    assert list(serialization._DEFAULTS) == [name for name in types if name != "random_state"]
+    assert {*serialization._TRAINING_NUMBERS, "sums"} == {
+        field.name for field in fields(TrainingState)
+    }
+
+
+def test_what_version_1_lacks_is_filled_in_with_the_defaults() -> None:
+    defaults = cmf.MatrixFactorization().get_params()
+    added = {
+        name: serialization._DEFAULTS[name]
+        for name in defaults.keys() - serialization._PARAMETER_TYPES["1"].keys()
+    }
+    assert added
+    assert added == {name: defaults[name] for name in added}
+
+
 def test_no_biases_come_back_as_zeros() -> None:
     state = make_state(biased=False)
     assert_same_state(from_bytes(to_bytes(state)), state)
@@ -331,6 +470,7 @@ def test_any_memory_layout_is_saved_right(transform: Callable[[Any], Any]) -> No
             True,
         ),
         seen=SeenItems(transform(state.seen.indptr), transform(state.seen.indices)),
+        training=replace(state.training, sums=tuple(map(transform, sums_of(state)))),
     )
     assert to_bytes(awkward) == to_bytes(state)
 
@@ -350,6 +490,7 @@ def test_saving_changes_nothing() -> None:
         state.seen.indices,
         state.user_ids,
         state.item_ids,
+        *sums_of(state),
     ):
         array.flags.writeable = False  # type: ignore[union-attr]
     save_state(io.BytesIO(), state)
@@ -358,7 +499,12 @@ def test_saving_changes_nothing() -> None:
 
 def test_loaded_arrays_are_writable_without_mmap() -> None:
     state = from_bytes(to_bytes(make_state(item_ids="int")))
-    for array in (state.factors.user_factors, state.seen.indices, state.item_ids):
+    for array in (
+        state.factors.user_factors,
+        state.seen.indices,
+        state.item_ids,
+        *sums_of(state),
+    ):
         assert array.flags.writeable  # type: ignore[union-attr]
 
 
@@ -600,6 +746,7 @@ def test_mapped_arrays_are_read_only_views_of_one_mapping(tmp_path: Path) -> Non
         factors.item_biases,
         state.seen.indptr,
         state.seen.indices,
+        *sums_of(state),
     ]
     for array in mapped:
         assert isinstance(owner(array), np.memmap)
@@ -651,11 +798,14 @@ def test_the_safetensors_package_reads_a_model_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["user_factors"], state.factors.user_factors, strict=True)
     np.testing.assert_array_equal(tensors["seen.indices"], state.seen.indices, strict=True)
     np.testing.assert_array_equal(tensors["item_ids"], state.item_ids, strict=True)
+    for side, sums in zip(("user", "item"), sums_of(state), strict=True):
+        np.testing.assert_array_equal(tensors[f"training.{side}_sums"], sums, strict=True)
     assert bytes(tensors["user_ids.utf8"]).decode() == "".join(state.user_ids)  # type: ignore[arg-type]
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata()
     assert metadata["format"] == "cmf"
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "2"
+    assert json.loads(metadata["training"])["user_power"] == state.training.user_power
     assert metadata["seed"] == str(state.seed)
     assert json.loads(metadata["parameters"]) == state.parameters
     assert float(metadata["global_mean"]) == state.factors.global_mean
@@ -699,6 +849,10 @@ def with_factors(state: ModelState, **arrays: Any) -> ModelState:
     return replace(state, factors=replace(state.factors, **arrays))
 
 
+def with_training(state: ModelState, **changed: Any) -> ModelState:
+    return replace(state, training=replace(state.training, **changed))
+
+
 @pytest.mark.parametrize(
     ("edit", "error", "message"),
     [
@@ -735,6 +889,41 @@ def with_factors(state: ModelState, **arrays: Any) -> ModelState:
         (lambda s: replace(s, seed=-1), ValueError, "seed must be a whole number"),
         (lambda s: replace(s, seed=2**128), ValueError, "seed must be a whole number"),
         (lambda s: replace(s, n_epochs_trained=2), ValueError, "history has 3 entries"),
+        (
+            lambda s: with_training(s, best_epoch=5),
+            ValueError,
+            "best_epoch=5 of training is after n_epochs_trained=4",
+        ),
+        (
+            lambda s: with_training(s, noise=float("nan")),
+            ValueError,
+            "noise of training must be finite, from 0 to 1, got nan",
+        ),
+        (
+            lambda s: with_training(s, spread=float("inf")),
+            ValueError,
+            "spread of training must be finite",
+        ),
+        (
+            lambda s: with_training(s, sums=None),
+            ValueError,
+            "adaptive=True contradicts the missing tensor 'training.user_sums'",
+        ),
+        (
+            lambda s: with_training(s, sums=(sums_of(s)[0], np.full(15, 0.5, np.float32))),
+            ValueError,
+            r"training.item_sums\[0\] is 0\.5: sums start at 1",
+        ),
+        (
+            lambda s: with_training(s, sums=(np.ones(11, np.float32), sums_of(s)[1])),
+            ValueError,
+            "training.user_sums must be F32 of shape",
+        ),
+        (
+            lambda s: with_training(s, sums=tuple(map(np.float16, sums_of(s)))),
+            TypeError,
+            "training.user_sums must be float32 or float64, got float16",
+        ),
         (lambda s: replace(s, frame="spark"), ValueError, "frame must be one of"),
         (
             lambda s: replace(s, history={"epoch": [1.0]}),
@@ -979,13 +1168,13 @@ def test_messages_name_the_file(tmp_path: Path, blob: bytes) -> None:
         load_state(file)
 
 
-@pytest.mark.parametrize("version", ["2", "10", "99999999999999999999"])
+@pytest.mark.parametrize("version", ["3", "10", "99999999999999999999"])
 def test_a_later_version_asks_for_an_upgrade(
     blob: bytes, version: str, refuse: Callable[..., str]
 ) -> None:
     metadata, tensors = split(blob)
     later = join({**metadata, "format_version": version, "news": "x"}, tensors)
-    assert f"it has format version {version}, this cmf reads up to 1: upgrade cmf-recsys" in refuse(
+    assert f"it has format version {version}, this cmf reads up to 2: upgrade cmf-recsys" in refuse(
         later
     )
 
@@ -1101,6 +1290,7 @@ def repeat_seen_item(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
 def no_users(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
     tensors["user_factors"] = tensors["user_factors"][:0]
     tensors["user_biases"] = tensors["user_biases"][:0]
+    tensors["training.user_sums"] = tensors["training.user_sums"][:0]
     tensors["user_ids.offsets"] = tensors["user_ids.offsets"][:1]
     tensors["user_ids.utf8"] = tensors["user_ids.utf8"][:0]
     tensors["seen.indptr"] = tensors["seen.indptr"][:1]
@@ -1128,6 +1318,25 @@ def drop_user_ids(tensors: dict[str, Any]) -> None:
     del tensors["user_ids.offsets"], tensors["user_ids.utf8"]
 
 
+def drop_sums(tensors: dict[str, Any]) -> None:
+    del tensors["training.user_sums"], tensors["training.item_sums"]
+
+
+def set_training(**changed: Any) -> Edit:
+    def edit(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+        metadata["training"] = compact({**json.loads(metadata["training"]), **changed})
+
+    return edit
+
+
+def set_training_text(old: str, new: str) -> Edit:
+    def edit(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+        assert metadata["training"].count(old) == 1
+        metadata["training"] = metadata["training"].replace(old, new)
+
+    return edit
+
+
 RULES: list[tuple[str, Edit]] = [
     ("unknown metadata key 'recommend'", set_metadata(recommend="7")),
     ("unknown metadata key '__class__'", set_metadata(__class__="os.system")),
@@ -1147,6 +1356,35 @@ RULES: list[tuple[str, Edit]] = [
     ("global_mean must be a finite number", set_metadata(global_mean="three")),
     ("biased must be one of", set_metadata(biased="True")),
     ("biased=False contradicts parameter biases=True", set_metadata(biased="false")),
+    ("missing metadata key 'training'", lambda m, t: m.pop("training")),
+    ("training: not valid JSON", set_metadata(training="{")),
+    ("training: not valid JSON: NaN is not", set_training_text("0.5", "NaN")),
+    ("training must be a JSON object", set_metadata(training="[]")),
+    ("unknown number of training 'momentum'", set_training(momentum=0.5)),
+    ("missing number of training 'best_epoch'", set_metadata(training="{}")),
+    ("noise of training must be float, got 1", set_training(noise=1)),
+    ("noise of training must be float, got '1.0'", set_training(noise="1.0")),
+    ("best_epoch of training must be int, got 3.0", set_training(best_epoch=3.0)),
+    ("best_epoch of training must be int, got True", set_training(best_epoch=True)),
+    ("regularization of training must be finite, from 0", set_training(regularization=-0.5)),
+    ("user_penalty of training must be finite", set_training_text("5e-324", "1e999")),
+    ("user_power of training must be finite, from 0 to 1", set_training(user_power=1.5)),
+    ("spread of training must be finite, from 0", set_training(spread=-1e-300)),
+    ("noise of training must be finite, from 0 to 1", set_training(noise=1.0000001)),
+    ("best_epoch of training must be finite, from -1", set_training(best_epoch=-2)),
+    ("best_epoch=5 of training is after n_epochs_trained=4", set_training(best_epoch=5)),
+    ("missing tensor 'training.item_sums'", lambda m, t: t.pop("training.item_sums")),
+    ("missing tensor 'training.user_sums'", lambda m, t: t.pop("training.user_sums")),
+    ("adaptive=False contradicts the present tensor", set_parameter(adaptive=False)),
+    ("adaptive=True contradicts the missing tensor", lambda m, t: drop_sums(t)),
+    ("training.user_sums must be F32", set_tensor("training.user_sums", lambda a: a[:-1])),
+    ("training.item_sums must be F32", set_tensor("training.item_sums", lambda a: a.astype("<f8"))),
+    (r"training.user_sums\[3\] is nan", set_value("training.user_sums", 3, np.nan)),
+    (r"training.item_sums\[14\] is inf", set_value("training.item_sums", 14, np.inf)),
+    (r"training.user_sums\[11\] is 0\.99", set_value("training.user_sums", 11, 0.99)),
+    ("parameter 'adaptive' must be bool or NoneType, got 1", set_parameter(adaptive=1)),
+    ("parameter 'patience' must be int, got None", set_parameter(patience=None)),
+    ("parameter 'regularization_scaling' must be str", set_parameter(regularization_scaling=1)),
     ("zero biases and a zero global mean", without_biases),
     ("zero biases and a zero global mean", mean_without_biases),
     ("user_ids must be one of none, int, str", set_metadata(user_ids="object")),
@@ -1158,7 +1396,7 @@ RULES: list[tuple[str, Edit]] = [
     ("parameters: not valid JSON: a name occurs twice", set_metadata(parameters='{"a":1,"a":1}')),
     ("parameters must be a JSON object", set_metadata(parameters="[]")),
     ("unknown parameter 'recommend'", set_parameter(recommend=7)),
-    ("missing parameter 'biases'", set_metadata(parameters="{}")),
+    ("missing parameter 'adaptive'", set_metadata(parameters="{}")),
     ("parameter 'n_factors' must be int, got 4.0", set_parameter(n_factors=4.0)),
     ("parameter 'n_factors' must be int, got True", set_parameter(n_factors=True)),
     ("parameter 'biases' must be bool, got 1", set_parameter(biases=1)),
@@ -1305,6 +1543,9 @@ def test_loading_holds_one_copy_of_the_model(tmp_path: Path) -> None:
                 state.factors, user_factors=large, user_biases=np.zeros(600_000, dtype=np.float32)
             ),
             seen=SeenItems(np.zeros(600_001, dtype=np.int64), state.seen.indices[:0]),
+            training=replace(
+                state.training, sums=(np.ones(600_000, dtype=np.float32), sums_of(state)[1])
+            ),
         ),
     )
     size = path.stat().st_size
@@ -1325,10 +1566,37 @@ def test_loading_holds_one_copy_of_the_model(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- golden
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_the_golden_file_of_version_1(mmap: bool) -> None:
-    """What cmf 0.1.0 has written stays readable; see tests/data/README.md."""
-    state = load_state(GOLDEN, mmap=mmap)
+GOLDEN_PARAMETERS = {
+    "n_factors": 3,
+    "learning_rate": 0.005,
+    "regularization": 0.02,
+    "n_epochs": 2,
+    "biases": True,
+    "shuffle": True,
+    "init": "normal",
+    "init_scale": 0.1,
+    "dtype": "float32",
+    "n_threads": None,
+    "random_state": [7, 11],
+    "verbose": 0,
+    "learning_rate_decay": None,
+    "adaptive": None,
+    "bias_learning_rate": None,
+    "user_regularization": None,
+    "item_regularization": None,
+    "bias_regularization": None,
+    "regularization_scaling": "rating",
+    "early_stopping": None,
+    "validation_fraction": None,
+    "patience": 10,
+    "posterior_samples": 0,
+    "burn_in": 40,
+    "implicit": None,
+}
+
+
+def assert_golden(state: ModelState) -> None:
+    """Check what all golden files hold; see tests/data/README.md."""
     user_factors = np.array(
         [
             [-1.0, -0.875, -0.75],
@@ -1375,17 +1643,96 @@ def test_the_golden_file_of_version_1(mmap: bool) -> None:
     assert state.item_ids is not None
     assert state.item_ids.tolist() == [10, 20, -30, 2**40]
     assert state.frame == "pandas"
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_the_golden_file_of_version_1(mmap: bool) -> None:
+    """What cmf 0.1.0 has written stays readable, and means what it did."""
+    state = load_state(GOLDEN[1], mmap=mmap)
+    assert_golden(state)
+    assert state.parameters == GOLDEN_PARAMETERS
+    assert_same_training(state.training, TrainingState(regularization=0.02, user_penalty=0.01))
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_the_golden_file_of_version_2(mmap: bool) -> None:
+    state = load_state(GOLDEN[2], mmap=mmap)
+    assert_golden(state)
     assert state.parameters == {
-        "n_factors": 3,
-        "learning_rate": 0.005,
-        "regularization": 0.02,
-        "n_epochs": 2,
-        "biases": True,
-        "shuffle": True,
-        "init": "normal",
-        "init_scale": 0.1,
-        "dtype": "float32",
-        "n_threads": None,
-        "random_state": [7, 11],
-        "verbose": 0,
+        **GOLDEN_PARAMETERS,
+        "learning_rate": None,
+        "regularization": None,
+        "n_epochs": None,
+        "init_scale": None,
+        "learning_rate_decay": 0.9,
+        "adaptive": True,
+        "user_regularization": 0.25,
+        "bias_regularization": 0,
+        "regularization_scaling": "sqrt",
+        "validation_fraction": 0.1,
+        "patience": 3,
     }
+    sums = (
+        np.array([1.0, 1.25, 1.5, 1.75, 2.0], dtype=np.float32),
+        np.array([1.0, 1.5, 2.0, 2.5], dtype=np.float32),
+    )
+    assert_same_training(state.training, TrainingState(0.375, 0.125, 0.5, 1.1, 0.7, 2, sums))
+
+
+def test_a_model_of_version_1_trains_on_as_if_this_version_had_made_it() -> None:
+    pandas = pytest.importorskip("pandas")
+    old = cmf.MatrixFactorization.load(GOLDEN[1])
+    table = [[5, 1, 0, 2], [0, 3, 4, 0], [1, 0, 0, 5], [2, 2, 0, 0], [0, 1, 3, 4]]
+    ratings = pandas.DataFrame(table, old.user_ids_, old.item_ids_)
+    fresh = cmf.MatrixFactorization(**old.get_params()).fit(ratings)
+    states = [model._get_fitted().state for model in (old, fresh)]
+    assert_same_training(states[0].training, states[1].training)
+    # With the same factors before, the same ones after: nothing else takes part.
+    states[1].factors, states[1].seed = states[0].factors, states[0].seed
+    old.partial_fit(ratings)
+    fresh.partial_fit(ratings)
+    assert old.n_iter_ == fresh.n_iter_ == 3
+    assert_same_array(old.user_factors_, fresh.user_factors_)
+    assert_same_array(old.item_factors_, fresh.item_factors_)
+    assert not np.array_equal(old.user_factors_, states[0].factors.user_factors)
+
+
+def version_1() -> tuple[dict[str, Any], dict[str, Any]]:
+    return split(GOLDEN[1].read_bytes())
+
+
+def test_a_file_of_version_1_survives_a_second_writer() -> None:
+    assert_golden(from_bytes(join(*version_1())))
+
+
+@pytest.mark.parametrize(
+    ("message", "edit"),
+    [
+        ("unknown metadata key 'training'", lambda m, t: m.update(training="{}")),
+        (
+            "unknown tensor 'training.user_sums'",
+            lambda m, t: t.update({"training.user_sums": np.ones(5, "<f4")}),
+        ),
+        ("unknown parameter 'patience'", set_parameter(patience=3)),
+        (
+            "'learning_rate' must be float or int, got None",
+            set_parameter(learning_rate=None),
+        ),
+        ("missing metadata key 'noise_std'", lambda m, t: m.update(format_version="2")),
+        (
+            "regularization of training must be finite",
+            set_parameter(regularization=-1),
+        ),
+        (
+            "regularization of training must be finite",
+            set_parameter(regularization=10**400),
+        ),
+        ("format_version", lambda m, t: m.update(format_version="1.0")),
+    ],
+)
+def test_version_1_knows_nothing_of_later_ones(
+    message: str, edit: Edit, refuse: Callable[..., str]
+) -> None:
+    metadata, tensors = version_1()
+    edit(metadata, tensors)
+    assert re.search(message, refuse(join(metadata, tensors)))

@@ -19,6 +19,8 @@ import cmf
 from cmf import _ranges, _threads, config, grid
 from cmf._kernels.interleaved import highest_level
 
+RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
+
 
 def ratings_of(n_users=200, n_items=80, seed=0):
     return cmf.datasets.make_ratings(
@@ -39,7 +41,7 @@ def everything(model):
 
 def test_readers_see_the_old_state_or_the_new_one():
     ratings = ratings_of()
-    model = cmf.MatrixFactorization(8, n_epochs=1, random_state=0).fit(ratings)
+    model = cmf.MatrixFactorization(8, n_epochs=1, random_state=0, **RULE).fit(ratings)
     calls = (
         lambda: model.reconstruct().tobytes(),
         lambda: b"".join(array.tobytes() for array in model.recommend(n=5)),
@@ -74,7 +76,7 @@ def test_readers_see_the_old_state_or_the_new_one():
 
 
 def test_many_readers_agree_with_one():
-    model = cmf.MatrixFactorization(8, n_epochs=2, random_state=0).fit(ratings_of())
+    model = cmf.MatrixFactorization(8, n_epochs=2, random_state=0, **RULE).fit(ratings_of())
     expected = everything(model)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: everything(model), range(64))) == {expected}
@@ -85,7 +87,7 @@ def test_fits_in_threads_equal_fits_in_turn(shuffle):
     ratings = ratings_of()
 
     def fit(seed):
-        model = cmf.MatrixFactorization(8, n_epochs=5, shuffle=shuffle, random_state=seed)
+        model = cmf.MatrixFactorization(8, n_epochs=5, shuffle=shuffle, random_state=seed, **RULE)
         return everything(model.fit(ratings))
 
     in_turn = [fit(seed) for seed in range(8)]
@@ -144,7 +146,7 @@ def test_other_threads_run_on_during_training(monkeypatch):
     monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 2**60)  # a whole epoch is one call
     ratings = np.random.default_rng(0).integers(1, 6, (600, 500)).astype(np.float32)
     model = cmf.MatrixFactorization(
-        1024, learning_rate=1e-4, init_scale=0.01, n_epochs=3, random_state=0
+        1024, **{**RULE, "learning_rate": 1e-4, "init_scale": 0.01}, n_epochs=3, random_state=0
     ).fit(ratings)
     assert_runs_beside_others(lambda: model.fit(ratings), min(model.history_["seconds"]))
 
@@ -152,7 +154,9 @@ def test_other_threads_run_on_during_training(monkeypatch):
 @pytest.mark.parametrize("method", ["reconstruct", "loss"])
 def test_other_threads_run_on_during_long_answers(method):
     ratings = np.random.default_rng(0).integers(1, 6, (1500, 1200)).astype(np.float32)
-    model = cmf.MatrixFactorization(256, n_epochs=1, init_scale=0.01, random_state=0).fit(ratings)
+    model = cmf.MatrixFactorization(
+        256, n_epochs=1, random_state=0, **{**RULE, "init_scale": 0.01}
+    ).fit(ratings)
     arguments = (ratings,) if method == "loss" else ()
 
     def answer():
@@ -164,7 +168,9 @@ def test_other_threads_run_on_during_long_answers(method):
 
 def test_no_thread_is_left_after_training_and_serving():
     before = threading.active_count()
-    model = cmf.MatrixFactorization(8, n_epochs=2, random_state=0, n_threads=4).fit(ratings_of())
+    model = cmf.MatrixFactorization(8, n_epochs=2, random_state=0, n_threads=4, **RULE).fit(
+        ratings_of()
+    )
     model.recommend()
     assert threading.active_count() == before
 
@@ -180,11 +186,12 @@ def digest(model):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("level", config.LEVELS[: highest_level() + 1])
-def test_bits_are_the_same_for_every_number_of_threads(level, dtype, monkeypatch):
+@pytest.mark.parametrize("options", [RULE, {}, {**RULE, "adaptive": True}])
+def test_bits_are_the_same_for_every_number_of_threads(options, level, dtype, monkeypatch):
     monkeypatch.setenv("CMF_SIMD", level)
     monkeypatch.setattr(grid, "LEAST_WORK", 2**12)
     ratings = ratings_of(300, 200, seed=1)
-    make = {"n_factors": 9, "dtype": dtype, "random_state": 0, "n_epochs": 5}
+    make = {"n_factors": 9, "dtype": dtype, "random_state": 0, "n_epochs": 5, **options}
     fits = [
         cmf.MatrixFactorization(**make, n_threads=n).fit(ratings) for n in (1, 2, 3, 5, 8, 3, 1)
     ]
@@ -401,7 +408,7 @@ FORK = """
 import os, sys
 import cmf
 ratings = cmf.datasets.make_ratings(400, 300, 40_000, random_state=0).ratings
-make = dict(n_factors=512, n_epochs=2, random_state=0, n_threads=2)
+make = dict(n_factors=512, n_epochs=2, random_state=0, n_threads=2, learning_rate=0.005)
 first = cmf.MatrixFactorization(**make).fit(ratings)
 child = os.fork()
 if child == 0:

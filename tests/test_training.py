@@ -27,8 +27,10 @@ from cmf._kernels.interleaved import highest_level
 from cmf._parameters import Parameters
 from cmf._rows import copy_rows
 from cmf._state import HISTORY_COLUMNS, Factors
+from cmf.schedule import Schedule
 
-SMALL = {"n_factors": 3, "n_epochs": 3, "random_state": 0}
+RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
+SMALL = {"n_factors": 3, "n_epochs": 3, "random_state": 0, **RULE}
 LEVELS = ("baseline", "avx2", "avx512")[: highest_level() + 1]
 
 
@@ -102,7 +104,10 @@ def test_history_is_what_a_slow_replay_gives(biases, shuffle):
     rng = np.random.default_rng(1)
     P, Q = rng.normal(0, 0.5, (12, 3)), rng.normal(0, 0.5, (9, 3))
     model = cmf.MatrixFactorization(
-        3, n_epochs=4, biases=biases, shuffle=shuffle, dtype="float64", random_state=5
+        **{**SMALL, "n_epochs": 4, "random_state": 5},
+        biases=biases,
+        shuffle=shuffle,
+        dtype="float64",
     ).fit(ratings, user_factors=P, item_factors=Q, exact_loss=True)
     history, beta = model.history_, model.regularization
     arrays = ()
@@ -556,6 +561,7 @@ def test_more_items_than_int32_can_number_are_trained_user_after_user():
         factors,
         dataclasses.replace(checked, indices=checked.indices.astype(np.int64)),
         parameters,
+        Schedule(parameters, checked, 2.5),
         history,
         n_epochs=2,
         first_epoch=1,
@@ -595,7 +601,9 @@ import numpy as np
 import cmf
 
 ratings = np.arange(600.0).reshape(20, 30) % 7
-model = cmf.MatrixFactorization(20, n_epochs=3, random_state=0).fit(ratings)
+model = cmf.MatrixFactorization(
+    20, learning_rate=0.005, regularization=0.15, init_scale=0.1, n_epochs=3, random_state=0
+).fit(ratings)
 """
 PRINT_FACTORS = "print(model.user_factors_.tobytes().hex(), model.item_biases_.tobytes().hex())"
 
@@ -621,7 +629,7 @@ def test_levels_agree_but_for_rounding(n_factors, biases, monkeypatch):
     for name in LEVELS:
         monkeypatch.setenv("CMF_SIMD", name)
         model = cmf.MatrixFactorization(
-            n_factors, n_epochs=5, biases=biases, dtype="float64", random_state=0
+            n_factors, n_epochs=5, biases=biases, dtype="float64", random_state=0, **RULE
         )
         models.append(model.fit(ratings))
     for model in models[1:]:
@@ -644,7 +652,8 @@ def test_level_of_the_environment_is_what_the_kernel_is_given(name, monkeypatch)
 
 
 def fit_with(random_state):
-    return cmf.MatrixFactorization(2, n_epochs=2, random_state=random_state).fit(random_ratings())
+    model = cmf.MatrixFactorization(2, n_epochs=2, random_state=random_state, **RULE)
+    return model.fit(random_ratings())
 
 
 REPEATING = {
@@ -706,7 +715,7 @@ def test_seed_decides_the_start_and_the_order_of_visits():
     assert (starts[0] != starts[2]).all()
     given = {"user_factors": np.ones((12, 2)), "item_factors": np.ones((9, 2))}
     orders = [
-        cmf.MatrixFactorization(2, n_epochs=1, random_state=seed).fit(ratings, **given)
+        cmf.MatrixFactorization(2, n_epochs=1, random_state=seed, **RULE).fit(ratings, **given)
         for seed in (0, 1)
     ]
     assert not same_bits(*orders)

@@ -63,17 +63,26 @@
 #define CMF_NAME_OF(base, type, level) CMF_JOIN(base, type, level)
 
 #define REAL float
-#define CMF_SQRT(x) sqrtf(x)
+#define CMF_ROOT(x) sqrtf(x)
+#define CMF_ROOTS(pair) __builtin_ia32_sqrtps(pair)
+#define CMF_ABSOLUTE(x) fabsf(x)
+#define CMF_PAIR_AND_ONES(user, item) {(user), (item), 1, 1}
 #define JOB cmf_job_f32
 #define NAME(base) CMF_NAME_OF(base, f32, CMF_LEVEL)
 #include "interleaved_template.h"
 #undef REAL
-#undef CMF_SQRT
+#undef CMF_ROOT
+#undef CMF_ROOTS
+#undef CMF_ABSOLUTE
+#undef CMF_PAIR_AND_ONES
 #undef JOB
 #undef NAME
 
 #define REAL double
-#define CMF_SQRT(x) sqrt(x)
+#define CMF_ROOT(x) sqrt(x)
+#define CMF_ROOTS(pair) __builtin_ia32_sqrtpd(pair)
+#define CMF_ABSOLUTE(x) fabs(x)
+#define CMF_PAIR_AND_ONES(user, item) {(user), (item)}
 #define JOB cmf_job_f64
 #define NAME(base) CMF_NAME_OF(base, f64, CMF_LEVEL)
 #include "interleaved_template.h"

@@ -28,6 +28,8 @@
  * methods to matrix factorization", PAKDD 2015). The square of a gradient e q - l p needs no pass
  * over the row: it is e^2 |q|^2 - 2 e l p.q + l^2 |p|^2, and the norms follow from
  *     |a p + g q|^2 = a^2 |p|^2 + 2 a g p.q + g^2 |q|^2.
+ * Here both rows see each other as they were before the step: with rates this large, an item that
+ * sees the user's new row grows by g e^2 at every visit, whatever the sign of e.
  *
  * The including file defines REAL, JOB, NAME(base), CMF_VECTOR_BYTES. Assumed, and made sure of by
  * cmf._checks and cmf.training: rows are aligned and padded with zeros (which steps leave zero), all
@@ -215,49 +217,108 @@ CMF_INLINE REAL NAME(item_scale_)(const JOB *job, VECTOR *item, const int n_bloc
     return scale;
 }
 
+/* A number of the user and one of the item, which undergo the same operations. */
+#if defined(__GNUC__)
+typedef REAL NAME(pair_) __attribute__((vector_size(16)));
+#define PAIR(user, item) ((NAME(pair_)){(user), (item)})
+#define OF_USER(pair) (pair)[0]
+#define OF_ITEM(pair) (pair)[1]
+
+CMF_INLINE NAME(pair_) NAME(roots_)(REAL user, REAL item) {
+    NAME(pair_) roots = CMF_PAIR_AND_ONES(user, item); /* numbers without a use stay harmless */
+#if defined(__SSE2__)
+    return (NAME(pair_))CMF_ROOTS(roots);
+#else
+    return PAIR(CMF_ROOT(user), CMF_ROOT(item));
+#endif
+}
+#endif
+
 /* What one step does to its two rows, as numbers. */
 typedef struct {
-    REAL user_decay, item_decay, item_bias_decay;
-    REAL user_rate, item_rate;
+#if defined(__GNUC__)
+    NAME(pair_) rate, decay, shrink;
+#else
+    struct { REAL user, item; } rate, decay, shrink;
+#endif
+    REAL item_bias_decay;
 } NAME(rates_);
+
+#if defined(__GNUC__)
 
 CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * stream,
                                         const REAL *record, const int rowwise) {
-    NAME(rates_) rates = {job->user_decay, job->item_decay, job->item_bias_decay, job->user_rate,
-                          job->item_rate};
+    NAME(rates_) rates = {.rate = PAIR(job->user_rate, job->item_rate),
+                          .decay = PAIR(job->user_decay, job->item_decay),
+                          .item_bias_decay = job->item_bias_decay};
     if (rowwise) {
-        rates.user_rate /= CMF_SQRT(stream->gradients);
-        rates.item_rate /= CMF_SQRT(record[CMF_GRADIENTS]);
-        rates.user_decay = 1 - rates.user_rate * stream->shrink;
-        rates.item_decay = 1 - rates.item_rate * record[CMF_SHRINK];
+        rates.shrink = PAIR(stream->shrink, record[CMF_SHRINK]);
+        rates.rate /= NAME(roots_)(stream->gradients, record[CMF_GRADIENTS]);
+        rates.decay = 1 - rates.rate * rates.shrink;
         rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
     }
     return rates;
 }
 
-CMF_INLINE REAL NAME(not_negative_)(REAL value) { return value > 0 ? value : 0; }
-
 /* Add up squared gradients and bring the norms to where the step takes the rows. */
 CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
                                NAME(rates_) rates, REAL error, REAL product) {
-    REAL p = stream->norm, q = record[CMF_NORM]; /* squared norms */
-    REAL user_shrink = stream->shrink, item_shrink = record[CMF_SHRINK];
-    REAL user_gain = rates.user_rate * error, item_gain = rates.item_rate * error;
-
-    stream->gradients += job->gradient_weight *
-                         NAME(not_negative_)(error * (error * q - 2 * user_shrink * product) +
-                                             user_shrink * user_shrink * p);
-    p = rates.user_decay * (rates.user_decay * p + 2 * user_gain * product) +
-        user_gain * user_gain * q;
-    product = rates.user_decay * product + user_gain * q; /* with the user's new row */
-    record[CMF_GRADIENTS] += job->gradient_weight *
-                             NAME(not_negative_)(error * (error * p - 2 * item_shrink * product) +
-                                                 item_shrink * item_shrink * q);
-    q = rates.item_decay * (rates.item_decay * q + 2 * item_gain * product) +
-        item_gain * item_gain * p;
-    stream->norm = NAME(not_negative_)(p);
-    record[CMF_NORM] = NAME(not_negative_)(q);
+    const NAME(pair_) own = PAIR(stream->norm, record[CMF_NORM]);
+    const NAME(pair_) other = PAIR(record[CMF_NORM], stream->norm);
+    const NAME(pair_) gain = rates.rate * error;
+    const REAL twice = 2 * product;
+    const NAME(pair_) square = error * (error * other - twice * rates.shrink) +
+                               rates.shrink * rates.shrink * own;
+    const NAME(pair_) norm = rates.decay * (rates.decay * own + twice * gain) +
+                             gain * gain * other;
+    /* Rounding can make a square of almost zero negative; a sum must never fall below 1. */
+    stream->gradients += job->gradient_weight * CMF_ABSOLUTE(OF_USER(square));
+    record[CMF_GRADIENTS] += job->gradient_weight * CMF_ABSOLUTE(OF_ITEM(square));
+    stream->norm = OF_USER(norm);
+    record[CMF_NORM] = OF_ITEM(norm);
 }
+
+#else /* the same, one number at a time */
+
+#define OF_USER(pair) (pair).user
+#define OF_ITEM(pair) (pair).item
+
+CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * stream,
+                                        const REAL *record, const int rowwise) {
+    NAME(rates_) rates = {{job->user_rate, job->item_rate}, {job->user_decay, job->item_decay},
+                          {0, 0}, job->item_bias_decay};
+    if (rowwise) {
+        rates.shrink.user = stream->shrink;
+        rates.shrink.item = record[CMF_SHRINK];
+        rates.rate.user /= CMF_ROOT(stream->gradients);
+        rates.rate.item /= CMF_ROOT(record[CMF_GRADIENTS]);
+        rates.decay.user = 1 - rates.rate.user * rates.shrink.user;
+        rates.decay.item = 1 - rates.rate.item * rates.shrink.item;
+        rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
+    }
+    return rates;
+}
+
+CMF_INLINE REAL NAME(square_)(REAL error, REAL product, REAL shrink, REAL own, REAL other) {
+    return CMF_ABSOLUTE(error * (error * other - 2 * shrink * product) + shrink * shrink * own);
+}
+
+CMF_INLINE REAL NAME(norm_)(REAL decay, REAL gain, REAL product, REAL own, REAL other) {
+    return decay * (decay * own + 2 * gain * product) + gain * gain * other;
+}
+
+CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
+                               NAME(rates_) rates, REAL error, REAL product) {
+    const REAL p = stream->norm, q = record[CMF_NORM];
+    stream->gradients +=
+        job->gradient_weight * NAME(square_)(error, product, rates.shrink.user, p, q);
+    record[CMF_GRADIENTS] +=
+        job->gradient_weight * NAME(square_)(error, product, rates.shrink.item, q, p);
+    stream->norm = NAME(norm_)(rates.decay.user, rates.rate.user * error, product, p, q);
+    record[CMF_NORM] = NAME(norm_)(rates.decay.item, rates.rate.item * error, product, q, p);
+}
+
+#endif
 
 /* The step on the rating at a position; the squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *held_user,
@@ -285,25 +346,27 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
     REAL product = NAME(dot_)(user, before, n_blocks, held);
     if (scaled) product *= stream->scale * item_scale;
     REAL error = job->ratings[position] - job->global_mean - *item_bias - stream->bias - product;
-    REAL user_gain = rates.user_rate * error;
-    REAL item_gain = rates.item_rate * error;
+    REAL user_gain = OF_USER(rates.rate) * error;
+    REAL item_gain = OF_ITEM(rates.rate) * error;
     REAL bias_gain = job->bias_rate * error;
     if (scaled) {
-        REAL s = stream->scale * rates.user_decay, t = item_scale * rates.item_decay;
+        REAL s = stream->scale * OF_USER(rates.decay), t = item_scale * OF_ITEM(rates.decay);
         REAL inverse = 1 / (s * t); /* does not wait for the error */
         user_gain *= item_scale * t * inverse;
-        item_gain *= s * s * inverse;
+        item_gain *= (rowwise ? stream->scale : s) * s * inverse;
         stream->scale = s;
         job->item_scales[i] = t;
     }
     CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
             VECTOR moved = user[v], other = before[v];
-            if (!scaled) moved *= rates.user_decay;
+            VECTOR seen = moved;
+            if (!scaled) moved *= OF_USER(rates.decay);
             moved += user_gain * other;
-            if (!scaled) other *= rates.item_decay;
+            if (!rowwise) seen = moved;
+            if (!scaled) other *= OF_ITEM(rates.decay);
             user[v] = moved;
-            item[v] = other + item_gain * moved;
+            item[v] = other + item_gain * seen;
         }
     if (rowwise) NAME(account_)(job, stream, record, rates, error, product);
     stream->bias = stream->bias_decay * stream->bias + bias_gain;
@@ -420,3 +483,6 @@ double NAME(cmf_interleaved_)(const JOB *job) {
 #undef LANES
 #undef PER_BLOCK
 #undef LEAST_SCALE
+#undef PAIR
+#undef OF_USER
+#undef OF_ITEM

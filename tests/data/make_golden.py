@@ -1,20 +1,23 @@
-"""Write ``model-v1.cmf``, the model file that every later version must still read.
+"""Write ``model-v2.cmf``, the model file that every later version must still read.
 
 Run from the root of the repository, once per format version::
 
     python tests/data/make_golden.py
 
 The numbers follow from small formulas, so that the tests can state them without this script.
+``model-v1.cmf`` is what this script made for version 1: the same without ``training`` and with the
+parameters that version 1 knows, among them a learning rate of 0.005, a regularization of 0.02, 2
+epochs and an init_scale of 0.1.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems
+from cmf._state import HISTORY_COLUMNS, Factors, ModelState, SeenItems, TrainingState
 from cmf.serialization import save_state
 
-PATH = Path(__file__).parent / "model-v1.cmf"
+PATH = Path(__file__).parent / "model-v2.cmf"
 
 
 def golden_state() -> ModelState:
@@ -37,23 +40,48 @@ def golden_state() -> ModelState:
     return ModelState(
         parameters={
             "n_factors": 3,
-            "learning_rate": 0.005,
-            "regularization": 0.02,
-            "n_epochs": 2,
+            "learning_rate": None,
+            "regularization": None,
+            "n_epochs": None,
             "biases": True,
             "shuffle": True,
             "init": "normal",
-            "init_scale": 0.1,
+            "init_scale": None,
             "dtype": "float32",
             "n_threads": None,
             "random_state": [7, 11],
             "verbose": 0,
+            "learning_rate_decay": 0.9,
+            "adaptive": True,
+            "bias_learning_rate": None,
+            "user_regularization": 0.25,
+            "item_regularization": None,
+            "bias_regularization": 0,
+            "regularization_scaling": "sqrt",
+            "early_stopping": None,
+            "validation_fraction": 0.1,
+            "patience": 3,
+            "posterior_samples": 0,
+            "burn_in": 40,
+            "implicit": None,
         },
         factors=factors,
         seen=seen,
         history=history,
         seed=2**100 + 1,
         n_epochs_trained=2,
+        training=TrainingState(
+            regularization=0.375,
+            user_penalty=0.125,
+            user_power=0.5,
+            spread=1.1,
+            noise=0.7,
+            best_epoch=2,
+            sums=(
+                1 + np.arange(5, dtype=np.float32) / 4,
+                1 + np.arange(4, dtype=np.float32) / 2,
+            ),
+        ),
         user_ids=np.array(["ada", "Björn", "", "陳", "eve"], dtype=object),
         item_ids=np.array([10, 20, -30, 2**40], dtype=np.int64),
         frame="pandas",

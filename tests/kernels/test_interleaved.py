@@ -557,22 +557,6 @@ def test_rows_with_rates_of_their_own_equal_their_twin(
         np.testing.assert_allclose(items[:, 1], norms, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("level", LEVELS)
-def test_rows_that_are_alike_equal_those_without_records(level, dtype, rng):
-    problem = make_problem(rng, rng.random((9, 9)) < 0.6, 70, dtype=dtype, global_mean=2.5)
-    shrink = problem.regularization / 2
-    record = np.array([1, 0, shrink, shrink], dtype=dtype)
-    rate = 2 * problem.learning_rate
-    P, Q = copy_rows(problem.user_factors), copy_rows(problem.item_factors)
-    b, c = problem.user_biases.copy(), problem.item_biases.copy()
-    given = list(arguments(problem, (P, Q, b, c), level))
-    given[8:10] = np.tile(record, (9, 1)), np.tile(record, (9, 1))
-    total = settled_epoch(*given)
-    assert given[16] == rate
-    assert_equals_twin(Outcome(total, P, Q, b, c), run(problem, level))
-
-
 # --- what stays -----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,17 @@
+from numpy import float64, int64
+from numpy.typing import NDArray
+
+from cmf._typing import FloatArray, IndexArray
+
+def sum_residuals(
+    indptr: NDArray[int64],
+    indices: IndexArray,
+    ratings: FloatArray,
+    user_biases: NDArray[float64],
+    item_biases: NDArray[float64],
+    user_sums: NDArray[float64],
+    item_sums: NDArray[float64],
+    first: int,
+    last: int,
+    global_mean: float,
+) -> float: ...

@@ -1,0 +1,172 @@
+"""Early stopping: which epoch predicts best what training has not seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmf._checks import CheckedRatings, narrow_indices
+from cmf._state import Factors
+from cmf._typing import FloatArray
+from cmf.losses import validation_errors
+from cmf.recommendation import pair_predictions
+from cmf.schedule import Schedule
+from cmf.training import EpochReport
+
+__all__ = ["Stopper", "hold_out"]
+
+FRACTION = 0.05
+LEAST_HELD_OUT, MOST_HELD_OUT = 200, 100_000
+# Standard errors by which factors must beat the biases that they start from.
+SURENESS = 2.0
+
+
+def hold_out(
+    ratings: CheckedRatings, fraction: float | None, seed: int
+) -> tuple[CheckedRatings, CheckedRatings] | None:
+    """Split ratings for early stopping.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        All there are.
+    fraction : float or None
+        Share to hold out. None: a twentieth, but at least 200 (or a fifth, if that is less) and at
+        most 100,000.
+    seed : int
+        Which ones follows from it.
+
+    Returns
+    -------
+    rest, held_out : CheckedRatings, or None
+        Both of the shape of `ratings`. None if there are too few to split.
+
+    Notes
+    -----
+    Copies the ratings: 8 bytes each in float32, for as long as the parts are in use.
+    """
+    if fraction is None:
+        least = min(LEAST_HELD_OUT, 0.2 * ratings.nnz)
+        wanted = int(min(max(FRACTION * ratings.nnz, least), MOST_HELD_OUT))
+    else:
+        wanted = round(fraction * ratings.nnz)
+    if not 1 <= wanted < ratings.nnz:
+        return None
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
+    chosen = np.sort(generator.choice(ratings.nnz, wanted, replace=False, shuffle=False))
+    before = np.searchsorted(chosen, ratings.indptr).astype(np.int64)
+    indices: Any = np.delete(narrow_indices(ratings).indices, chosen)
+    values: Any = np.delete(ratings.values, chosen)
+    rest = replace(ratings, indptr=ratings.indptr - before, indices=indices, values=values)
+    held_out = replace(
+        ratings, indptr=before, indices=ratings.indices[chosen], values=ratings.values[chosen]
+    )
+    return rest, held_out
+
+
+class Stopper:
+    """A callback that remembers the best epoch and ends training when it is long past.
+
+    Parameters
+    ----------
+    factors : Factors
+        In training.
+    schedule : Schedule
+        Told after every epoch what share of the variance is left.
+    held_out : CheckedRatings
+        What epochs are measured on.
+    patience : int
+        Epochs without a better one after which training ends.
+    n_threads : int or None
+        Threads that measure.
+
+    Attributes
+    ----------
+    best_epoch : int
+        Counted from 1; 0 if no epoch beats where training started, or none beats biases alone by
+        more than chance.
+    """
+
+    def __init__(
+        self,
+        factors: Factors,
+        schedule: Schedule,
+        held_out: CheckedRatings,
+        patience: int,
+        n_threads: int | None,
+    ) -> None:
+        self.factors = factors
+        self.schedule = schedule
+        self.held_out = held_out
+        self.patience = patience
+        self.n_threads = n_threads
+        self.users = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+        self.best_epoch = 0
+        self.best, _ = validation_errors(held_out, factors, n_threads)
+        self.best_squares = self._squares()
+        self.kept = self._copies()
+        self.first_biases = self.kept[2:4]
+        if schedule.by_default:
+            schedule.noises = [self._noise(self.best)]
+
+    def __call__(self, report: EpochReport) -> bool:
+        """Look at an epoch; True ends training."""
+        error = report.validation_rmse
+        assert error is not None
+        if self.schedule.by_default:
+            self.schedule.noises.append(self._noise(error))
+        if error < self.best:
+            self.best, self.best_epoch = error, report.epoch
+            self.kept = self._copies()
+            self.best_squares = self._squares()
+        return report.epoch - self.best_epoch >= self.patience
+
+    def settle(self) -> None:
+        """Put the best epoch's factors in place, or the first biases alone if they are as good."""
+        for array, kept in zip(self._arrays(), self.kept, strict=True):
+            array[...] = kept
+        gains = self._squares_of_biases() - self.best_squares
+        if gains.mean() <= SURENESS * gains.std() / math.sqrt(gains.shape[0]):
+            self.best_epoch = 0
+            self.factors.user_factors[...] = 0
+            self.factors.item_factors[...] = 0
+            for array, first in zip(self._arrays()[2:4], self.first_biases, strict=True):
+                array[...] = first
+        self.schedule.noises = self.schedule.noises[: max(1, self.best_epoch)]
+
+    def _noise(self, rmse: float) -> float:
+        share = rmse / self.schedule.spread
+        return min(1.0, share * share)  # which may be infinite, and ** would say so
+
+    def _squares(self) -> NDArray[np.float64]:
+        """Squared errors of all that is held out."""
+        items = self.held_out.indices.astype(np.int64)
+        predicted = pair_predictions(self.factors, self.users, items, self.n_threads)
+        errors: NDArray[np.float64] = predicted.astype(np.float64) - self.held_out.values
+        return np.square(errors)
+
+    def _squares_of_biases(self) -> NDArray[np.float64]:
+        """Squared errors of the biases that training started from, without factors."""
+        of_users, of_items = (biases.astype(np.float64) for biases in self.first_biases)
+        predicted = (
+            self.factors.global_mean + of_users[self.users] + of_items[self.held_out.indices]
+        )
+        return np.square(predicted - self.held_out.values)
+
+    def _arrays(self) -> tuple[FloatArray, ...]:
+        factors = self.factors
+        records = () if self.schedule.plain else tuple(self.schedule.records)
+        return (
+            factors.user_factors,
+            factors.item_factors,
+            factors.user_biases,
+            factors.item_biases,
+            *records,
+        )
+
+    def _copies(self) -> list[FloatArray]:
+        return [array.copy() for array in self._arrays()]
