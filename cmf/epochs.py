@@ -27,7 +27,22 @@ class Epochs(Protocol):
     """A way to visit all ratings once."""
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
-        """Train factors in place; return the running sum of squared errors."""
+        """Visit every rating once.
+
+        Parameters
+        ----------
+        factors : Factors
+            Changed in place.
+        schedule : Schedule
+            Whose steps to take.
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        float
+            Running sum of squared errors.
+        """
         ...
 
 

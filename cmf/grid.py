@@ -52,7 +52,13 @@ class Grid:
 
     @property
     def n_strips(self) -> int:
-        """Number of strips, also of groups and of rounds."""
+        """Number of strips, also of groups and of rounds.
+
+        Returns
+        -------
+        int
+            At least 1.
+        """
         return int(self.bounds.shape[0]) - 1
 
     def groups(self, row_order: NDArray[np.int64]) -> NDArray[np.int64]:

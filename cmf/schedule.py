@@ -80,7 +80,13 @@ class Steps:
     item_records: FloatArray | None = None
 
     def scalars(self) -> tuple[float, ...]:
-        """All numbers, in the order of the kernel."""
+        """Return all numbers, in the order of the kernel.
+
+        Returns
+        -------
+        tuple of float
+            User rate first.
+        """
         return tuple(getattr(self, field.name) for field in fields(self)[:8])
 
 
@@ -146,7 +152,13 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
-        """α of the first epoch; of rows that have not moved yet, where rates adapt."""
+        """Rate α of the first epoch; of rows that have not moved yet, where rates adapt.
+
+        Returns
+        -------
+        float
+            Above 0.
+        """
         given = self.parameters.learning_rate
         if given is not None:
             return given
@@ -154,7 +166,13 @@ class Schedule:
 
     @property
     def regularization(self) -> float:
-        """β; where rows have their own, its mean over all ratings and both sides."""
+        """Regularization β; where rows have their own, its mean over all ratings and both sides.
+
+        Returns
+        -------
+        float
+            At least 0.
+        """
         if self.plain:
             return self._given(None)
         means = [
@@ -167,7 +185,13 @@ class Schedule:
 
     @property
     def init_scale(self) -> float:
-        """Spread of the factors that training starts from, unless it is given."""
+        """Spread of the factors that training starts from, unless it is given.
+
+        Returns
+        -------
+        float
+            As `initialize` takes it.
+        """
         given = self.parameters.init_scale
         if given is not None:
             return given
@@ -175,7 +199,18 @@ class Schedule:
         return DEFAULT_INIT_SCALE * math.sqrt(self.spread) if small else RULE_INIT_SCALE
 
     def state(self, best_epoch: int = -1) -> TrainingState:
-        """Return what is to be known after training."""
+        """Return what is to be known after training.
+
+        Parameters
+        ----------
+        best_epoch : int
+            That of early stopping, or -1.
+
+        Returns
+        -------
+        TrainingState
+            Of this moment.
+        """
         power, penalty = 0.0, self._given("user") / 2
         if self._by_default("user"):
             penalty = DEFAULT_USER_SHRINK * self.spread * self.noises[-1]
@@ -191,14 +226,36 @@ class Schedule:
         )
 
     def rate_of(self, epoch: int) -> float:
-        """Return α of an epoch, counted from 1."""
+        """Return α of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        float
+            Learning rate, of rows that have not moved yet where rates adapt.
+        """
         decay = self.parameters.learning_rate_decay
         if decay is None:
             decay = DEFAULT_DECAY if self.by_default else 1.0
         return float(self.learning_rate * decay ** (epoch - 1))
 
     def steps(self, epoch: int) -> Steps:
-        """Return the steps of an epoch, counted from 1."""
+        """Return the steps of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        Steps
+            Its records, if there are any, are changed by training.
+        """
         noise = self.noises[min(epoch, len(self.noises)) - 1]
         rate = 2 * self.rate_of(epoch)
         bias_rate = self._bias_rate(rate)

@@ -342,7 +342,7 @@ def sweep_recorder(history: History, parameters: Parameters) -> Callable[[int, f
     n_sweeps = parameters.burn_in + parameters.posterior_samples
     last = time.perf_counter()
 
-    def record(sweep: int, rmse: float) -> None:
+    def _record_sweep(sweep: int, rmse: float) -> None:
         nonlocal last
         now = time.perf_counter()
         for column in HISTORY_COLUMNS:
@@ -355,7 +355,7 @@ def sweep_recorder(history: History, parameters: Parameters) -> Callable[[int, f
             sys.stdout.write(f"Sweep {sweep}/{n_sweeps} - Training RMSE of the draw: {rmse:.4f}\n")
             sys.stdout.flush()
 
-    return record
+    return _record_sweep
 
 
 def record_errors(
