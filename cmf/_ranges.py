@@ -7,11 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["row_ranges"]
+__all__ = ["fits_one_call", "row_ranges"]
 
 # One call visits about this many factors at most, some tens of milliseconds, so that Ctrl-C, which
 # Python looks at between calls, is answered soon.
 FACTORS_PER_CALL = 2**26
+
+
+def fits_one_call(n_ratings: int, n_factors: int) -> bool:
+    """Tell whether so many visits may be one kernel call."""
+    return n_ratings * n_factors <= FACTORS_PER_CALL
 
 
 def row_ranges(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from cmf._checks import CheckedRatings
 from cmf._kernels.interleaved import interleaved_epoch, settle_rows
 from cmf._kernels.sgd import sgd_epoch
 from cmf._parameters import Parameters
-from cmf._ranges import row_ranges
+from cmf._ranges import fits_one_call, row_ranges
 from cmf._state import Factors
 from cmf._threads import Team
 from cmf._typing import FloatArray
@@ -119,10 +120,14 @@ class _Shuffled:
         """Train on one strip of some rows."""
         grid, ratings = self.grid, self.grid.ratings
         indices: Any = ratings.indices
+        scalars = steps.scalars()
         total = 0.0
         if rows.shape[0] == 0:
             return total
-        for first, last in row_ranges(ratings.indptr, factors.n_factors, rows):
+        ranges: Iterable[tuple[int, int]] = [(0, rows.shape[0])]
+        if not fits_one_call(ratings.nnz // grid.n_strips, factors.n_factors):
+            ranges = row_ranges(ratings.indptr, factors.n_factors, rows)
+        for first, last in ranges:
             total += interleaved_epoch(
                 grid.cuts,
                 indices,
@@ -141,7 +146,7 @@ class _Shuffled:
                 grid.n_strips,
                 self.level,
                 factors.global_mean,
-                *steps.scalars(),
+                *scalars,
             )
         return total
 

@@ -74,6 +74,8 @@ class Grid:
         ndarray of shape (n_strips + 1,), int64
             Group g holds the rows at positions ``groups[g]`` to ``groups[g + 1] - 1``.
         """
+        if self.n_strips == 1:
+            return np.array([0, row_order.shape[0]])
         ends = np.cumsum(np.diff(self.ratings.indptr)[row_order])
         return _equal_parts(ends, self.n_strips)
 

@@ -7,7 +7,7 @@ l = β / 2.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,16 @@ class Steps:
         tuple of float
             User rate first.
         """
-        return tuple(getattr(self, field.name) for field in fields(self)[:8])
+        return (
+            self.user_rate,
+            self.item_rate,
+            self.bias_rate,
+            self.user_decay,
+            self.item_decay,
+            self.user_bias_decay,
+            self.item_bias_decay,
+            self.gradient_weight,
+        )
 
 
 class Schedule:
