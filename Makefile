@@ -24,7 +24,7 @@ help:
 	@echo "make demo           train on a million ratings, report, recommend, draw"
 	@echo "make test           all tests, on an editable install"
 	@echo "make lint           ruff, mypy, cython-lint, numpydoc, stubs"
-	@echo "make bench          speed and memory against Surprise (a few minutes)"
+	@echo "make bench          speed, memory and accuracy beside other libraries (hours; BENCH=--quick: minutes)"
 	@echo "make test-debug     all tests with bounds checks in the kernels"
 	@echo "make test-sanitize  all tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan      threaded training under the thread sanitizer"
@@ -57,15 +57,15 @@ lint: $(VENV)/.lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cmf
 	$(BIN)/python -m numpydoc lint cmf/[a-z]*.py cmf/model_selection/[a-z]*.py
 
+# Options for all programs: `make bench BENCH=--quick`.
+BENCH ?=
+BENCHMARKS = epoch fit ablation scaling roofline memory recommend import defaults
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
-	$(BIN)/python -m benchmarks.bench_epoch
-	$(BIN)/python -m benchmarks.bench_fit
-	$(BIN)/python -m benchmarks.bench_memory
-	$(BIN)/python -m benchmarks.bench_recommend
-	$(BIN)/python -m benchmarks.bench_import
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.bench_$$name $(BENCH); done
 
-$(SDIST): $(VENV)/.installed $(SOURCES) $(wildcard cmf/*.py cmf/_kernels/*.pyi) MANIFEST.in README.md
+$(SDIST): $(VENV)/.installed $(SOURCES) $(wildcard cmf/*.py cmf/*/*.py cmf/_kernels/*.pyi) MANIFEST.in README.md
 	rm -rf build/sdist
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build --sdist --outdir build/sdist . >/dev/null

@@ -225,8 +225,8 @@ typedef REAL NAME(pair_) __attribute__((vector_size(16)));
 #define OF_ITEM(pair) (pair)[1]
 
 CMF_INLINE NAME(pair_) NAME(roots_)(REAL user, REAL item) {
-    NAME(pair_) roots = CMF_PAIR_AND_ONES(user, item); /* numbers without a use stay harmless */
 #if defined(__SSE2__)
+    NAME(pair_) roots = CMF_PAIR_AND_ONES(user, item); /* numbers without a use stay harmless */
     return (NAME(pair_))CMF_ROOTS(roots);
 #else
     return PAIR(CMF_ROOT(user), CMF_ROOT(item));
