@@ -177,7 +177,7 @@ class _InRows:
                 first,
                 last,
                 factors.global_mean,
-                schedule.rate_of(epoch),
+                schedule.rule_rate_of(epoch),
                 schedule.regularization,
             )
         return total

@@ -252,6 +252,22 @@ class Schedule:
             decay = DEFAULT_DECAY if self.by_default else 1.0
         return float(self.learning_rate * decay ** (epoch - 1))
 
+    def rule_rate_of(self, epoch: int) -> float:
+        """Return α of an epoch for kernels that know the plain rule only.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 1.
+
+        Returns
+        -------
+        float
+            Small enough for rates that do not adapt.
+        """
+        rate = self.rate_of(epoch)
+        return rate if self.plain else min(rate, RULE_LEARNING_RATE)
+
     def steps(self, epoch: int) -> Steps:
         """Return the steps of an epoch.
 
