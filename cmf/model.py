@@ -532,11 +532,17 @@ class MatrixFactorization:
         if schedule.biases is not None:
             factors.user_biases[:] = schedule.biases.users
             factors.item_biases[:] = schedule.biases.items
-        rated = ratings if known is None else known
+        # What is known besides these is borrowed: a copy would be 4 bytes a rating, for nothing
+        # unless an interrupt leaves this model.
+        seen = (
+            SeenItems.of(ratings.indptr, ratings.indices, ratings.shape[1])
+            if known is None
+            else SeenItems(known.indptr, known.indices)
+        )
         state = ModelState(
             parameters=self.get_params(),
             factors=factors,
-            seen=SeenItems.of(rated.indptr, rated.indices, rated.shape[1]),
+            seen=seen,
             history=training.new_history(),
             seed=seed,
             n_epochs_trained=0,
@@ -820,6 +826,9 @@ class MatrixFactorization:
             )
         except KeyboardInterrupt:
             if training.all_finite(start.factors):
+                if passing:
+                    seen, n_items = start.seen, start.factors.n_items
+                    start.seen = SeenItems.of(seen.indptr, seen.indices, n_items)
                 start.training = schedule.state()
                 self._adopt(fitted)
             raise

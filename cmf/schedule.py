@@ -360,7 +360,7 @@ class Schedule:
 def _spread(ratings: CheckedRatings, global_mean: float) -> float:
     """Return the root of the mean squared deviation, or 1 where there is none."""
     total = 0.0
-    at_once = 2**20
+    at_once = 2**16
     with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
         for start in range(0, ratings.nnz, at_once):
             part = ratings.values[start : start + at_once].astype(np.float64) - global_mean

@@ -278,7 +278,7 @@ print(peak() - before, model.user_factors_.nbytes + model.item_factors_.nbytes, 
         pytest.param({"learning_rate": 0.005}, 12, 0, 1.25, id="plain rule"),
         pytest.param({"learning_rate": 0.005, "adaptive": True}, 12, 32, 1.25, id="rates by row"),
         # The ratings that are not held out, and the factors of the best epoch so far.
-        pytest.param({}, 16, 64, 2.4, id="defaults"),
+        pytest.param({}, 12, 64, 2.4, id="defaults"),
     ],
 )
 def test_peak_memory_of_fit(shape, settings, bytes_per_rating, bytes_per_row, share_of_factors):
