@@ -19,6 +19,7 @@ KERNELS = Path("cmf/_kernels")
 EXACT = [KERNELS / "exact.c", *sorted(KERNELS.glob("exact_*.c"))]
 C_SOURCES = {
     "interleaved": [KERNELS / "simd.c", *sorted(KERNELS.glob("interleaved_*.c"))],
+    "implicit": sorted(KERNELS.glob("implicit_*.c")),
     "gibbs": sorted(KERNELS.glob("gibbs_*.c")),
     "loss": EXACT,
     "predict": EXACT,

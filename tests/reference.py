@@ -164,6 +164,113 @@ def squared_gradient(record, error, row, other):
     )
 
 
+# --- implicit -----------------------------------------------------------------------------------
+
+
+def implicit_events(indptr, row_order, n_streams):
+    """Yield what happens, in order: a row and "begin", one of its positions, or "end"."""
+    rows = ((int(u), deque(range(indptr[u], indptr[u + 1]))) for u in row_order)
+    rows = ((u, left) for u, left in rows if left)
+    streams = []
+    for _ in range(n_streams):
+        streams.append(next(rows, None))
+        if streams[-1] is not None:
+            yield streams[-1][0], "begin"
+    while None not in streams:
+        for u, left in streams:
+            yield u, left.popleft()
+        for m, (u, left) in enumerate(streams):
+            if not left:
+                yield u, "end"
+                streams[m] = next(rows, None)
+                if streams[m] is not None:
+                    yield streams[m][0], "begin"
+    for u, left in filter(None, streams):
+        for position in left:
+            yield u, position
+        yield u, "end"
+
+
+def implicit_epoch(
+    indptr,
+    indices,
+    ratings,
+    row_order,
+    weights,
+    user_factors,
+    item_factors,
+    implicit_factors,
+    user_biases,
+    item_biases,
+    user_records,
+    item_records,
+    scratch,  # not needed here
+    first,
+    last,
+    n_streams,  # where the kernel has the level, which is not to matter
+    global_mean,
+    user_rate,
+    item_rate,
+    bias_rate,
+    implicit_rate,
+    implicit_shrink,
+    gradient_weight,
+):
+    """Visit the rows at positions first to last - 1 in turns; return the running sum."""
+    P, Q, Y, b, c = user_factors, item_factors, implicit_factors, user_biases, item_biases
+    first_sums, sums, total = {}, {}, []
+    for u, event in implicit_events(indptr, row_order[first:last], n_streams):
+        if event == "begin":
+            first_sums[u] = sums[u] = weighted_sum(u, indptr, indices, weights, Y)
+        elif event == "end":
+            change = [
+                float(weights[u]) * (s - t) for s, t in zip(sums[u], first_sums[u], strict=True)
+            ]
+            for i in indices[indptr[u] : indptr[u + 1]].tolist():
+                Y[i] = [y + part for y, part in zip(Y[i].tolist(), change, strict=True)]
+        else:
+            i = int(indices[event])
+            p, q, s = P[u].tolist(), Q[i].tolist(), sums[u]
+            w = [x + y for x, y in zip(p, s, strict=True)]
+            bias, other_bias = float(b[u]), float(c[i])
+            product = math.fsum(x * y for x, y in zip(w, q, strict=True))
+            error = float(ratings[event]) - global_mean - bias - other_bias - product
+            total.append(error * error)
+            rate = user_rate / math.sqrt(user_records[u, 0])
+            P[u] = moved_row(p, q, error, rate, user_records[u], gradient_weight)
+            sums[u] = [
+                x + implicit_rate * rate * (error * y - implicit_shrink * x)
+                for x, y in zip(s, q, strict=True)
+            ]
+            rate = item_rate / math.sqrt(item_records[i, 0])
+            Q[i] = moved_row(q, w, error, rate, item_records[i], gradient_weight)
+            b[u] = bias + bias_rate * (error - float(user_records[u, 3]) * bias)
+            c[i] = other_bias + bias_rate * (error - float(item_records[i, 3]) * other_bias)
+    return math.fsum(total)
+
+
+def moved_row(row, other, error, rate, record, gradient_weight):
+    """Return a row after its step; the square of the gradient is added to its record."""
+    gradient = [error * y - float(record[2]) * x for x, y in zip(row, other, strict=True)]
+    record[0] += gradient_weight * math.fsum(x * x for x in gradient)
+    return [x + rate * step for x, step in zip(row, gradient, strict=True)]
+
+
+def weighted_sum(u, indptr, indices, weights, rows):
+    """Return the weight of a user times the sum of the rows of the user's items."""
+    items = [rows[i].tolist() for i in indices[indptr[u] : indptr[u + 1]]]
+    return [float(weights[u]) * math.fsum(numbers) for numbers in zip(*items, strict=True)]
+
+
+def implicit_sums(indptr, indices, weights, implicit_factors, sums_out, first, last):
+    """Write the weighted sums of users first to last - 1."""
+    for u in range(first, last):
+        if indptr[u] == indptr[u + 1]:
+            sums_out[u] = 0
+        else:
+            sums_out[u] = weighted_sum(u, indptr, indices, weights, implicit_factors)
+
+
 # --- loss ---------------------------------------------------------------------------------------
 
 
