@@ -144,7 +144,7 @@ def implicit_epoch(
     check_rows[floating](implicit_factors)
     check_rows[floating](scratch)
     if scratch.shape[0] < 2 * CMF_IMPLICIT_STREAMS or scratch.shape[1] != user_factors.shape[1]:
-        raise ValueError("scratch must be SCRATCH_ROWS rows while the others")
+        raise ValueError("scratch must be SCRATCH_ROWS rows of the same length as the others")
 
     if floating is float:
         job32.indptr = &indptr[0]
