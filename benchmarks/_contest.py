@@ -11,12 +11,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from benchmarks import peers
 from benchmarks._problem import Problem
-from benchmarks._report import Times, interleave, print_table, ratio, spread
+from benchmarks._report import (
+    Times,
+    add_only_option,
+    interleave,
+    is_chosen,
+    print_table,
+    ratio,
+    spread,
+)
 from benchmarks._worker import Worker
 
 Settings = Mapping[str, Any]
@@ -63,12 +70,7 @@ class Arena:
     def __enter__(self) -> Arena:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def fit(self, contestant: Contestant, n_epochs: int, repeat: int = 1) -> dict[str, Any]:
@@ -161,23 +163,18 @@ def add_contest_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--libmf", metavar="PATH", help="a shared library of LIBMF to run besides the one of pip"
     )
-    parser.add_argument(
-        "--only", default="", help="contestants with one of these parts of a name, by commas"
-    )
+    add_only_option(parser, "contestants")
 
 
 _told: set[str] = set()
 
 
 def present(contestants: Iterable[Contestant], only: str = "") -> list[Contestant]:
-    """Return those whose library is there, and print, once, how to get the others.
-
-    `only` keeps the names that have one of its parts, between commas, in them.
-    """
+    """Return the chosen ones whose library is there; print, once, how to get the others."""
     kept = []
     for contestant in contestants:
         module = peers.module(contestant.library)
-        if not any(part in contestant.name for part in only.split(",")):
+        if not is_chosen(contestant.name, only):
             continue
         if contestant.environment.get("LIBMF_OBJ") or module.present():
             kept.append(contestant)

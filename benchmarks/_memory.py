@@ -28,4 +28,5 @@ def forget_peak() -> int:
 
 
 def _status(name: str) -> int:
+    """Return a number of bytes that Linux tells of this process."""
     return 1024 * int((PROCESS / "status").read_text().split(f"{name}:")[1].split()[0])

@@ -30,6 +30,16 @@ def parser(docstring: str | None, *, rounds: int = 5) -> argparse.ArgumentParser
     return made
 
 
+def add_only_option(made: argparse.ArgumentParser, what: str) -> None:
+    """Add an option that keeps some of what is compared, called `what`; see `is_chosen`."""
+    made.add_argument("--only", default="", help=f"{what} with one of these in the name, by commas")
+
+
+def is_chosen(name: str, only: str) -> bool:
+    """Tell whether a name has in it one of the parts, between commas, of the option `--only`."""
+    return any(part in name for part in only.split(","))
+
+
 def interleave(contestants: Mapping[str, Callable[[], float]], rounds: int) -> Times:
     """Run every contestant once a round and return the seconds that each reports, by name.
 
@@ -101,6 +111,7 @@ def _cpu() -> str:
 
 
 def _version(package: str) -> str:
+    """Return the version of a package, or that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

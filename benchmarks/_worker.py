@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from benchmarks import peers
@@ -68,21 +67,12 @@ class Worker:
             raise RuntimeError(f"a worker failed:\n{answer['error']}")
         return answer
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def _serve(library: str, folder: str, answers: IO[str]) -> None:

@@ -22,12 +22,19 @@ from typing import Any
 import cmf
 from benchmarks import _builds
 from benchmarks._contest import Arena, Contestant
-from benchmarks._report import parser, print_machine, print_table, ratio, spread
+from benchmarks._report import (
+    add_only_option,
+    is_chosen,
+    parser,
+    print_machine,
+    print_table,
+    ratio,
+    spread,
+)
 from benchmarks.peers.own import ADAPTIVE, PLAIN
-from benchmarks.problems import large_problem, main_problem
+from benchmarks.problems import EPOCH_PROBLEMS
 
 AS_BUILT = "as built"
-PROBLEMS = {"main": (main_problem, 5, 25), "large": (large_problem, 2, 12)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +75,19 @@ def main() -> None:
     arguments_parser = parser(__doc__)
     option = arguments_parser.add_argument
     option("--factors", type=int, nargs="+", default=[32, 64, 128])
-    option("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    option("--only", default="", help="variants with one of these parts of a name, by commas")
+    option("--problems", nargs="+", choices=EPOCH_PROBLEMS, default=list(EPOCH_PROBLEMS))
+    add_only_option(arguments_parser, "variants")
     arguments = arguments_parser.parse_args()
     print_machine()
     with tempfile.TemporaryDirectory() as folder:
         variants = [
             variant
             for variant in [*VARIANTS, *_levels()]
-            if any(part in variant.name for part in arguments.only.split(","))
+            if is_chosen(variant.name, arguments.only)
         ]
         trees = _build(variants, Path(folder))
         for key in arguments.problems:
-            make, few, many = PROBLEMS[key]
+            make, few, many = EPOCH_PROBLEMS[key]
             problem = make(quick=arguments.quick)
             print(problem.describe(), end="\n\n")
             with Arena(problem) as arena:
@@ -113,6 +120,7 @@ def _build(variants: list[Variant], folder: Path) -> dict[Variant, Path]:
 
 
 def _contestants(trees: Mapping[Variant, Path], n_factors: int) -> list[Contestant]:
+    """Return the variants with one number of factors."""
     return [
         Contestant(
             variant.name,

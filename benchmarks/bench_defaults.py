@@ -21,7 +21,7 @@ import numpy as np
 
 import cmf
 from benchmarks._problem import Problem
-from benchmarks._report import parser, print_machine, print_table
+from benchmarks._report import add_only_option, is_chosen, parser, print_machine, print_table
 from benchmarks.problems import SEED, movielens
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -102,12 +102,13 @@ def main() -> None:
     """Print one table."""
     arguments_parser = parser(__doc__, rounds=0)
     arguments_parser.add_argument("--seed", type=int, default=SEED, help="of the generated sets")
-    arguments_parser.add_argument("--only", default="", help="sets with this in their name")
+    add_only_option(arguments_parser, "sets")
     arguments = arguments_parser.parse_args()
     print_machine()
     names = QUICK if arguments.quick else SHAPES
-    problems = [generated(name, arguments.seed) for name in names if arguments.only in name]
-    if not arguments.quick and arguments.only in "MovieLens":
+    chosen = [name for name in names if is_chosen(name, arguments.only)]
+    problems = [generated(name, arguments.seed) for name in chosen]
+    if not arguments.quick and is_chosen("MovieLens", arguments.only):
         problems += local_movielens()
     print_table(
         ["", "defaults", "seconds", "best of 30", "ratio", "biases alone", "ratio", "true means"],

@@ -6,10 +6,10 @@ the epochs between them. Start, checks, set-up and the final loss are in both an
 library does besides in every epoch counts. That includes the Python generator through which
 Surprise visits its ratings: it is how Surprise trains.
 
-The RMSE on held-out ratings after the long fit stands next to the speed. cmf runs by the
-plain rule with a decaying rate, with the adaptive rates of its defaults and, in one row, with
-Surprise's settings; LIBMF with η = 0.1 and λ = 0.05, with which it
-does best or nearly so on MovieLens in as few epochs; its λ is counted once per rating, as ours.
+The RMSE on held-out ratings after the long fit stands next to the speed. cmf runs by the plain rule
+with a decaying rate, with the adaptive rates of its defaults and, in one row, with Surprise's
+settings; LIBMF with η = 0.1 and λ = 0.05, with which it does best or nearly so on MovieLens in as
+few epochs; its λ is counted once per rating, as ours.
 
 Meaningless where contestants do not run in turns on the same machine, where another process comes
 and goes within a round, where the times of a row spread by much more than the differences between
@@ -34,10 +34,7 @@ from benchmarks._contest import (
 from benchmarks._report import parser, print_machine
 from benchmarks.peers.own import ADAPTIVE, PLAIN
 from benchmarks.peers.surprise import DEFAULTS
-from benchmarks.problems import large_problem, main_problem
-
-# Problem, epochs of the short fit, of the long fit.
-PROBLEMS = {"main": (main_problem, 5, 25), "large": (large_problem, 2, 12)}
+from benchmarks.problems import EPOCH_PROBLEMS
 
 
 def main() -> None:
@@ -45,7 +42,7 @@ def main() -> None:
     arguments_parser = parser(__doc__)
     option = arguments_parser.add_argument
     option("--factors", type=int, nargs="+", default=[32, 64, 128])
-    option("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    option("--problems", nargs="+", choices=EPOCH_PROBLEMS, default=list(EPOCH_PROBLEMS))
     add_contest_options(arguments_parser)
     arguments = arguments_parser.parse_args()
     print_machine("scikit-surprise", "libmf")
@@ -55,7 +52,7 @@ def main() -> None:
     }
     references = [*libmf_builds(arguments.libmf), "Surprise SVD"]
     for key in arguments.problems:
-        make, few, many = PROBLEMS[key]
+        make, few, many = EPOCH_PROBLEMS[key]
         problem = make(quick=arguments.quick)
         print(problem.describe(), end="\n\n")
         with Arena(problem) as arena:

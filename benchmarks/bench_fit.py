@@ -84,6 +84,7 @@ def main() -> None:
 
 
 def _arena(problem: Problem) -> Arena:
+    """Print what the problem is and make its arena."""
     print(problem.describe(), end="\n\n")
     return Arena(problem)
 
@@ -182,6 +183,7 @@ def _least_epochs(arena: Arena, one: Contestant, target: float) -> tuple[int, fl
 
 
 def _seconds(arena: Arena, one: Contestant, n_epochs: int) -> float:
+    """Return the seconds of a fit."""
     return float(arena.fit(one, n_epochs)["seconds"])
 
 

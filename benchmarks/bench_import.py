@@ -60,6 +60,7 @@ def _loaded() -> list[str]:
 
 
 def _run(program: str) -> str:
+    """Run a program in a new process and return what it prints."""
     command = [sys.executable, "-c", program]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -28,11 +29,11 @@ from scipy.sparse import csr_array
 
 import cmf
 from benchmarks._memory import peak_memory
+from benchmarks._problem import Problem
 from benchmarks._report import parser, print_machine, print_table
 from benchmarks.problems import generated
 
 N_FACTORS = 16
-ARRAYS = ("data", "indices", "indptr")
 
 
 def main() -> None:
@@ -50,7 +51,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for dtype, index_dtype in product(("float32", "float64"), ("int32", "int64")):
-            _write(problem.train, Path(folder), dtype, index_dtype)
+            train = _of_types(problem.train, dtype, index_dtype)
+            replace(problem, train=train).save(Path(folder))
             for shuffle in (False, True):
                 peaks = [_in_child(folder, shuffle, traced) for traced in (False, True)]
                 rows.append((dtype, index_dtype, shuffle, *peaks))
@@ -63,11 +65,13 @@ def main() -> None:
     sys.exit(worst > arguments.limit)
 
 
-def _write(ratings: csr_array, folder: Path, dtype: str, index_dtype: str) -> None:
-    """Write the arrays of the input in the types asked for."""
-    for name, kind in zip(ARRAYS, (dtype, index_dtype, index_dtype), strict=True):
-        np.save(folder / f"{name}.npy", getattr(ratings, name).astype(kind))
-    (folder / "shape.json").write_text(json.dumps(ratings.shape))
+def _of_types(ratings: csr_array, dtype: str, index_dtype: str) -> csr_array:
+    """Return the ratings in the types asked for."""
+    indices, indptr = (array.astype(index_dtype) for array in (ratings.indices, ratings.indptr))
+    made = csr_array((ratings.data.astype(dtype), indices, indptr), shape=ratings.shape)
+    if (made.dtype.name, made.indices.dtype.name) != (dtype, index_dtype):
+        raise RuntimeError(f"SciPy has changed the types to {made.dtype}, {made.indices.dtype}")
+    return made
 
 
 def _in_child(folder: str, shuffle: bool, traced: bool) -> float:
@@ -79,11 +83,7 @@ def _in_child(folder: str, shuffle: bool, traced: bool) -> float:
 
 def _measure(folder: str, shuffle: bool, traced: bool) -> None:
     """Train and print the peak over the input and the factors, in bytes per rating."""
-    data, indices, indptr = (np.load(Path(folder) / f"{name}.npy") for name in ARRAYS)
-    shape = tuple(json.loads((Path(folder) / "shape.json").read_text()))
-    ratings = csr_array((data, indices, indptr), shape=shape)
-    if (ratings.data.dtype, ratings.indices.dtype) != (data.dtype, indices.dtype):
-        raise RuntimeError(f"SciPy has changed the types to {ratings.dtype}, {indices.dtype}")
+    ratings = Problem.load(Path(folder)).train
     model = cmf.MatrixFactorization(
         N_FACTORS, learning_rate=0.005, n_epochs=2, shuffle=shuffle, random_state=0
     )

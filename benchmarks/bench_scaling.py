@@ -26,6 +26,7 @@ from benchmarks._contest import Arena, Contestant, Results
 from benchmarks._report import parser, print_machine, print_table, ratio, spread
 from benchmarks.peers.own import PLAIN
 from benchmarks.problems import generated, large_problem, main_problem
+from cmf._threads import available_cpus
 
 PARTS = ("threads", "factors", "ratings")
 FACTORS = (8, 16, 20, 32, 33, 48, 50, 64, 100, 112, 128, 192, 256)
@@ -77,12 +78,12 @@ def _threads(arguments: argparse.Namespace) -> None:
 
 def _thread_counts() -> list[int]:
     """Return 1, 2, 4, ... and the number of processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    most = len(affinity(0)) if affinity else os.cpu_count() or 1
+    most = available_cpus()
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
 def _speed(results: Results, name: str) -> tuple[str, str, str]:
+    """Return the cells of a number of threads: time, spread, and how it compares with one."""
     seconds = results.times[name]
     return (
         f"{1e3 * median(seconds):.4g}",

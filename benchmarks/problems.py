@@ -94,3 +94,7 @@ def large_problem(*, quick: bool) -> Problem:
     else:
         problem = generated(69_878, 10_677, 10_000_000, n_test=1_000_000)
     return replace(problem, name="generated like MovieLens 10M")
+
+
+# Where an epoch is timed: the problem, and the epochs of the short and of the long fit.
+EPOCH_PROBLEMS = {"main": (main_problem, 5, 25), "large": (large_problem, 2, 12)}

@@ -153,6 +153,7 @@ class _Schedule:
         self.changed = threading.Condition(threading.Lock())
         self.stopped = False
         self.errors: list[BaseException] = []
+        # Threads by their numbers; to append to a list takes no lock.
         self.came: list[int] = []
         self.left: list[int] = []
 

@@ -94,7 +94,7 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
     See Also
     --------
-    rmse : Weighs large errors more; what training minimizes.
+    rmse : Weighs large errors more.
 
     Notes
     -----
@@ -120,8 +120,8 @@ def precision_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
     ----------
     recommended : array_like of int of shape (n_users, n)
         One list of items per user, best first, as ``recommend`` returns it for many users; -1
-        (None in an array of objects) where a list is shorter. No item twice in a row. Places
-        beyond the k-th do not count; if n < k, the places that are missing hold no hit.
+        (None in an array of objects) where a list is shorter. No row may hold an item twice.
+        Places beyond the k-th do not count; if n < k, the missing places hold no hit.
     relevant : sparse array of shape (n_users, n_items), or list of n_users sequences of int
         The relevant items of the same users. In a sparse array or matrix these are the stored
         entries, whatever their value. In sequences, an item that comes twice counts once.
@@ -139,8 +139,8 @@ def precision_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
     TypeError
         If `k` is not an integer, or `relevant` neither sparse nor a list or tuple of sequences.
     ValueError
-        If `recommended` is not two-dimensional or not of integers, holds an item twice in a row or
-        an item that does not exist; if the numbers of users differ; if no user has a relevant
+        If `recommended` is not two-dimensional or not of integers, holds an item twice in one row
+        or an item that does not exist; if the numbers of users differ; if no user has a relevant
         item; if ``k < 1``.
 
     See Also
@@ -430,7 +430,7 @@ def _errors(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
 
 
 def _check_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Finite, non-empty float64 vector of `values`."""
+    """Return a finite, non-empty float64 vector of `values`."""
     array = _as_array(values, name)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got {array.ndim} dimensions")
@@ -450,7 +450,7 @@ def _check_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def _judge(
     recommended: ArrayLike, relevant: Any, k: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Where the hits are: (n_judged, min(k, n)) bools, and how many items were relevant (≥ 1).
+    """Return the hits, (n_judged, min(k, n)) bools, and how many items were relevant, at least 1.
 
     Only users with a relevant item are judged.
     """
@@ -498,7 +498,7 @@ def _check_recommended(recommended: ArrayLike) -> Rows:
 
 
 def _stored_pairs(relevant: Any, lists: Rows) -> tuple[Rows, Rows]:
-    """Users and items of the stored entries of a sparse `relevant`; its shape must fit `lists`."""
+    """Return users and items of what a sparse `relevant` stores; its shape must fit `lists`."""
     checked = check_ratings(relevant, dtype=np.float64, name="relevant", allow_empty=True)
     n_users, n_items = checked.shape
     _check_n_users(n_users, len(lists))
@@ -513,7 +513,7 @@ def _stored_pairs(relevant: Any, lists: Rows) -> tuple[Rows, Rows]:
 
 
 def _listed_pairs(relevant: Any, n_users: int) -> tuple[Rows, Rows]:
-    """Users and items of a list of sequences of ids."""
+    """Return users and items of a list of sequences of ids."""
     if not isinstance(relevant, list | tuple):
         raise TypeError(
             "relevant must be a SciPy sparse array of shape (n_users, n_items) or a list with one "
@@ -526,7 +526,7 @@ def _listed_pairs(relevant: Any, n_users: int) -> tuple[Rows, Rows]:
 
 
 def _relevant_row(row: Any, user: int) -> Rows:
-    """Relevant ids of one user as int64."""
+    """Return the relevant ids of one user as int64."""
     name = f"relevant[{user}]"
     if isinstance(row, str | bytes) or not isinstance(row, Iterable):
         raise TypeError(f"{name} must be a sequence of items, got {type(row).__name__}")
@@ -545,7 +545,7 @@ def _check_n_users(found: int, n_users: int) -> None:
 
 
 def _as_array(values: Any, name: str) -> NDArray[Any]:
-    """`values` as an array of any kind."""
+    """Return `values` as an array of any kind."""
     if np.ma.is_masked(values):
         raise ValueError(f"{name} has masked entries; drop or fill them first")
     try:
@@ -555,7 +555,7 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
 
 
 def _as_ids(array: NDArray[Any], name: str, *, lowest: int) -> Rows:
-    """Ids of at least `lowest` as int64; None in an array of objects becomes -1."""
+    """Return ids of at least `lowest` as int64; None in an array of objects becomes -1."""
     if not array.size:
         return np.empty(array.shape, dtype=np.int64)
     if array.dtype.kind == "O":

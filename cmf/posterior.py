@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -382,6 +382,8 @@ class _Chain:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _start(self, side: _Side) -> None:
+        """Draw the first factors of one side."""
+
         def start_piece(number: int, first: int, last: int) -> None:
             shape = (last - first, self.n_factors)
             normals = self.generator(side.stream, number).standard_normal(shape, dtype=np.float32)
@@ -403,7 +405,8 @@ class _Chain:
         self.noise_precision = float(gamma / (1 + squares / 2))
         return self.scale * math.sqrt(squares / self.nnz)
 
-    def _fail(self) -> None:
+    def _fail(self) -> NoReturn:
+        """Give up: the draws are no longer finite."""
         raise DivergenceError(
             f"sampling failed in sweep {self.number}: the draws are no longer finite",
             epoch=self.number,
@@ -652,6 +655,7 @@ class _Average:
     def _mapped(
         self, rows_of: Callable[[int, int], Singles], side: _Side, matrix: Singles
     ) -> Singles:
+        """Return the product of the rows of ``rows_of`` and a matrix."""
         out = np.empty((side.rows.shape[0], matrix.shape[1]), dtype=np.float32)
 
         def map_piece(number: int, first: int, last: int) -> None:

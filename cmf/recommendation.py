@@ -7,6 +7,7 @@ users were asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -61,7 +62,7 @@ def pair_predictions(
         slice(start, start + pairs_per_task) for start in range(0, users.shape[0], pairs_per_task)
     ]
     tasks = [
-        partial(_predict_pairs_into, factors, users[piece], items[piece], out[piece])
+        partial(_predict_into, predict_pairs, factors, users[piece], items[piece], out[piece])
         for piece in pieces
     ]
     run_pieces(tasks, n_threads)
@@ -84,7 +85,7 @@ def predictions(factors: Factors, users: Rows, items: Rows) -> FloatArray:
         Predictions in rating units: the only array that grows with n times m.
     """
     out = np.empty((users.shape[0], items.shape[0]), dtype=factors.dtype)
-    _predict_into(factors, users, items, out)
+    _predict_into(predict_block, factors, users, items, out)
     return out
 
 
@@ -136,7 +137,7 @@ def top_items(
     best = np.empty(min(n, candidates.shape[0]), dtype=np.int64)
     for start in range(0, users.shape[0], block.shape[0]):
         asked = users[start : start + block.shape[0]]
-        _predict_into(factors, asked, candidates, block[: asked.shape[0]])
+        _predict_into(predict_block, factors, asked, candidates, block[: asked.shape[0]])
         for s in range(asked.shape[0]):
             excluded = _positions(seen, int(asked[s]), candidates)
             left_out[excluded] = 1
@@ -215,10 +216,7 @@ def neighbor_scores(factors: Factors, user: int, n_neighbors: int) -> NDArray[np
     inner = (images * X[user]).sum(axis=1)
     lengths = norms * norms[user]
     similarities = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
-    himself = np.zeros(X.shape[0], dtype=np.uint8)
-    himself[user] = 1
-    neighbors = np.empty(min(n_neighbors, X.shape[0]), dtype=np.int64)
-    neighbors = neighbors[: select_top(similarities, himself, neighbors)]
+    neighbors = select(similarities, n_neighbors, np.array([user]))
     mixture = (similarities[neighbors, None] * X[neighbors]).sum(axis=0)
     scores: NDArray[np.float64] = _products(mixture[None, :], A)[0]
     return scores
@@ -247,22 +245,11 @@ def select(scores: FloatArray, n: int, left_out: IndexArray) -> Rows:
     return best[: select_top(scores, mask, best)]
 
 
-def _predict_pairs_into(factors: Factors, users: Rows, items: Rows, out: FloatArray) -> None:
-    predict_pairs(
-        users,
-        items,
-        factors.user_factors,
-        factors.item_factors,
-        factors.user_biases,
-        factors.item_biases,
-        out,
-        factors.global_mean,
-        simd_level(),
-    )
-
-
-def _predict_into(factors: Factors, users: Rows, items: Rows, out: FloatArray) -> None:
-    predict_block(
+def _predict_into(
+    kernel: Callable[..., None], factors: Factors, users: Rows, items: Rows, out: FloatArray
+) -> None:
+    """Fill `out` by one of the two kernels that predict: of pairs or of a block."""
+    kernel(
         users,
         items,
         factors.user_factors,
@@ -288,6 +275,7 @@ def _positions(seen: SeenItems | None, row: int, candidates: Rows) -> Rows:
 
 
 def _unit_rows(factors: FloatArray) -> NDArray[np.float64]:
+    """Return rows scaled to a norm of 1; zeros stay zeros."""
     rows = factors.astype(np.float64)
     norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     unit: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
@@ -295,11 +283,13 @@ def _unit_rows(factors: FloatArray) -> NDArray[np.float64]:
 
 
 def _item_basis(factors: Factors) -> NDArray[np.float64]:
+    """Return A of `neighbor_scores`."""
     ones = np.ones(factors.n_items)
     return np.column_stack([factors.item_factors, factors.item_biases, ones]).astype(np.float64)
 
 
 def _user_coordinates(factors: Factors) -> NDArray[np.float64]:
+    """Return x of `neighbor_scores` for all users."""
     ones = np.ones(factors.n_users)
     levels = factors.global_mean + factors.user_biases.astype(np.float64)
     return np.column_stack([factors.user_factors, ones, levels]).astype(np.float64)
@@ -310,5 +300,5 @@ def _products(X: NDArray[np.float64], Y: NDArray[np.float64]) -> NDArray[np.floa
     X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)
     plain = Factors(X, Y, np.zeros(X.shape[0]), np.zeros(Y.shape[0]), global_mean=0.0, biased=False)
     out = np.empty((X.shape[0], Y.shape[0]))
-    _predict_into(plain, np.arange(X.shape[0]), np.arange(Y.shape[0]), out)
+    _predict_into(predict_block, plain, np.arange(X.shape[0]), np.arange(Y.shape[0]), out)
     return out

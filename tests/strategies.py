@@ -94,6 +94,18 @@ def make_problem(
     return problem
 
 
+def rated_rows(rng, lengths, n_items):
+    """Return which cells are rated: so many of each row, anywhere in it."""
+    rated = np.zeros((len(lengths), n_items), dtype=bool)
+    for row, length in zip(rated, lengths, strict=True):
+        row[rng.permutation(n_items)[:length]] = True
+    return rated
+
+
+# Rows of very different lengths, many of them empty or of one rating; something is rated.
+LENGTHS = st.lists(st.sampled_from((0, 0, 1, 1, 2, 3, 5, 9)), min_size=1, max_size=9).filter(any)
+
+
 @st.composite
 def problems(draw, *, dtypes=FLOATS, index_dtypes=INDICES):
     """Small problems: empty rows and columns, one user, one item, any order inside rows."""

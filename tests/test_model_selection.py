@@ -22,6 +22,14 @@ def make_ratings(n_users=7, n_items=9, density=0.5, seed=0, dtype=np.float64):
     return sparse.csr_array((values, (users, items)), shape=(n_users, n_items))
 
 
+def few_ratings(rng, shape, n_first):
+    """Ratings from 0 to 2 of random cells; the first user has rated the first items for sure."""
+    rated = rng.random(shape) < 0.6
+    rated[0, :n_first] = True
+    users, items = np.nonzero(rated)
+    return sparse.csr_array((rng.integers(0, 3, len(users)), (users, items)), shape=shape)
+
+
 def entries(matrix):
     """Stored entries as a dict, explicit zeros included; refuses an entry stored twice."""
     coo = matrix.tocoo()
@@ -50,11 +58,7 @@ def assert_partition(ratings, train, test):
     shuffle=st.booleans(),
 )
 def test_every_rating_is_on_exactly_one_side(seed, shape, test_size, n_splits, shuffle):
-    rng = np.random.default_rng(seed)
-    rated = rng.random(shape) < 0.6
-    rated[0, :2] = True
-    users, items = np.nonzero(rated)
-    ratings = sparse.csr_array((rng.integers(0, 3, len(users)), (users, items)), shape=shape)
+    ratings = few_ratings(np.random.default_rng(seed), shape, 2)
 
     train, test = train_test_split(ratings, test_size=test_size, random_state=seed)
     assert_partition(ratings, train, test)
@@ -324,10 +328,7 @@ def test_bad_kfold(error, message, arguments):
 )
 def test_each_user_is_split_as_asked(seed, shape, test_size, min_train, timed):
     rng = np.random.default_rng(seed)
-    present = rng.random(shape) < 0.6
-    present[0, :3] = True
-    users, items = np.nonzero(present)
-    ratings = sparse.csr_array((rng.integers(0, 3, len(users)), (users, items)), shape=shape)
+    ratings = few_ratings(rng, shape, 3)
     lengths = np.diff(ratings.indptr)
     wanted = np.rint(test_size * lengths) if isinstance(test_size, float) else test_size
     expected = np.minimum(wanted, np.maximum(lengths - min_train, 0))

@@ -28,7 +28,7 @@ FLOORS = [
     {"_state", "_random", "_ids", "_parameters", "_cells", "_ranges", "_rows", "_threads"},
     {"_frames", "_movielens", "_pieces"},
     {"_checks"},
-    {"config"},
+    {"config", "_counts"},
     {"objectives"},
     {
         "losses",

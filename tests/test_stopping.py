@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 import pytest
+from models import factors_of, same_bits
 from scipy import sparse
 
 import cmf
@@ -38,17 +39,6 @@ def noise():
     rng = np.random.default_rng(0)
     return sparse.csr_array(
         np.where(rng.random((80, 60)) < 0.4, rng.integers(1, 6, (80, 60)), 0) * 1.0
-    )
-
-
-def factors_of(model):
-    return [model.user_factors_, model.item_factors_, model.user_biases_, model.item_biases_]
-
-
-def same_bits(first, second):
-    return all(
-        a.dtype == b.dtype and a.tobytes() == b.tobytes()
-        for a, b in zip(factors_of(first), factors_of(second), strict=True)
     )
 
 

@@ -39,6 +39,17 @@ def everything(model):
     )
 
 
+def run(program):
+    """Run a program in a new interpreter that sees the installed package only."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_readers_see_the_old_state_or_the_new_one():
     ratings = ratings_of()
     model = cmf.MatrixFactorization(8, n_epochs=1, random_state=0, **RULE).fit(ratings)
@@ -349,13 +360,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_real_interrupt_ends_the_grid():
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", INTERRUPT],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(INTERRUPT)
     assert done.returncode == 7, done.stderr
 
 
@@ -436,11 +441,5 @@ if child:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("program", [FORK, FORK_IN_BETWEEN])
 def test_fork_after_a_threaded_fit_and_in_the_middle_of_one(program):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(program)
     assert done.returncode == 0, done.stderr

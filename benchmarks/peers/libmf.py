@@ -37,6 +37,8 @@ _FLOAT_POINTER = ctypes.POINTER(ctypes.c_float)
 
 
 class _Problem(ctypes.Structure):
+    """Ratings as records."""
+
     _fields_ = (
         ("m", ctypes.c_int),
         ("n", ctypes.c_int),
@@ -46,6 +48,8 @@ class _Problem(ctypes.Structure):
 
 
 class _Model(ctypes.Structure):
+    """What a training leaves."""
+
     _fields_ = (
         *((name, ctypes.c_int) for name in ("fun", "m", "n", "k")),
         ("b", ctypes.c_float),

@@ -17,7 +17,7 @@ from cmf._checks import CheckedRatings
 from cmf._parameters import check_float, check_int
 from cmf._typing import RandomState, RatingsLike
 from cmf.exceptions import DivergenceError
-from cmf.model_selection.splits import KFold, sorted_ratings, train_test_split
+from cmf.model_selection.splits import KFold, as_csr, sorted_ratings, train_test_split
 
 __all__ = [
     "Clip",
@@ -151,7 +151,7 @@ def make_folds(
 ) -> Iterator[Fold]:
     """Check ratings once and yield their splits, as `cross_validate` describes `cv`."""
     checked = sorted_ratings(ratings)
-    table = sparse.csr_array((checked.values, checked.indices, checked.indptr), shape=checked.shape)
+    table = as_csr(checked)
     pairs: Iterable[Any]
     if isinstance(cv, float | np.floating):
         pairs = [train_test_split(table, test_size=float(cv), random_state=random_state)]
@@ -196,8 +196,5 @@ def _checked_pairs(pairs: Iterable[Any], whole: CheckedRatings) -> Iterator[tupl
                 f"cv gives {total} ratings in two parts, but ratings holds {whole.nnz}: are they "
                 "parts of other ratings?"
             )
-        train, test = (
-            sparse.csr_array((part.values, part.indices, part.indptr), shape=part.shape)
-            for part in parts
-        )
+        train, test = map(as_csr, parts)
         yield train, test

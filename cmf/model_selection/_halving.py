@@ -92,6 +92,7 @@ class Plan:
 def _check_optional(
     value: int | None, name: str, *, minimum: int = 1, maximum: int | None = None
 ) -> int | None:
+    """Return a checked integer, or None for None."""
     return None if value is None else check_int(value, name, minimum=minimum, maximum=maximum)
 
 
@@ -129,6 +130,8 @@ class _Run:
             progress.advance(missing - (len(self.errors) - begun))
 
     def _train_at_once(self, n_epochs: int, progress: Progress) -> None:
+        """Train on and read the error of every epoch from its report."""
+
         def after_epoch(report: Any) -> bool:
             return self._note(getattr(report, str(self.plan.column)), progress)
 
@@ -137,6 +140,7 @@ class _Run:
         )
 
     def _train_in_steps(self, n_epochs: int, progress: Progress) -> None:
+        """Train on, one epoch at a time, and predict after each."""
         for _ in range(n_epochs):
             self.model.partial_fit(self.fold.train, epochs=1, validation=self.fold.test)
             (error,) = self.fold.errors(self.model, [self.plan.metric])

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
@@ -23,7 +24,7 @@ __all__ = ["GridSearch", "RandomSearch"]
 
 
 @dataclass(eq=False, kw_only=True)
-class _Search:
+class _Search(ABC):
     """What searches share: all but where candidates come from."""
 
     estimator: Any
@@ -148,8 +149,9 @@ class _Search:
             )
         return self.best_estimator_.predict(users, items)
 
+    @abstractmethod
     def _draw(self, generator: np.random.Generator) -> Iterable[Params]:
-        raise NotImplementedError
+        """Give the candidates to try."""
 
     def _record(self, candidates: list[Candidate], n_splits: int, plan: Plan) -> None:
         """Set what has been found."""
@@ -293,6 +295,7 @@ class GridSearch(_Search):  # numpydoc ignore=PR02
     _: KW_ONLY
 
     def _draw(self, generator: np.random.Generator) -> Iterator[Params]:
+        """Yield all combinations, grid by grid."""
         grids = [self.param_grid] if isinstance(self.param_grid, Mapping) else self.param_grid
         for grid in grids:
             lists = _check_lists(grid, "param_grid")
@@ -358,6 +361,7 @@ class RandomSearch(_Search):  # numpydoc ignore=PR02
     _: KW_ONLY
 
     def _draw(self, generator: np.random.Generator) -> Iterator[Params]:
+        """Yield random candidates."""
         n_iter = check_int(self.n_iter, "n_iter", minimum=1)
         given = self.param_distributions
         if not isinstance(given, Mapping):
@@ -385,7 +389,7 @@ class RandomSearch(_Search):  # numpydoc ignore=PR02
             }
 
 
-# ---
+# --- values to choose from ------------------------------------------------------------------------
 
 
 def _check_lists(grid: Any, name: str) -> dict[str, list[Any]]:
@@ -408,4 +412,5 @@ def _plain(value: Any) -> Any:
 
 
 def _generator(seed: int, key: int) -> np.random.Generator:
+    """Return the random numbers that a search uses for one purpose."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))

@@ -16,7 +16,14 @@ from cmf._parameters import check_bool, check_float, check_int
 from cmf._random import make_generator
 from cmf._typing import RandomState, RatingsLike
 
-__all__ = ["KFold", "sorted_ratings", "split_by_time", "split_by_user", "train_test_split"]
+__all__ = [
+    "KFold",
+    "as_csr",
+    "sorted_ratings",
+    "split_by_time",
+    "split_by_user",
+    "train_test_split",
+]
 
 _STORED = ("csr", "csc", "coo")  # formats with one number in `data` for every entry
 
@@ -346,13 +353,27 @@ def sorted_ratings(ratings: RatingsLike, name: str = "ratings") -> CheckedRating
     given = getattr(ratings, "dtype", None)
     is_single = isinstance(given, np.dtype) and given.newbyteorder("=") == np.float32
     checked = check_ratings(ratings, dtype=np.float32 if is_single else np.float64, name=name)
-    matrix = sparse.csr_array(
-        (checked.values, checked.indices, checked.indptr), shape=checked.shape
-    )
+    matrix = as_csr(checked)
     if matrix.has_sorted_indices:
         return checked
     matrix = matrix.sorted_indices()
     return replace(checked, indices=matrix.indices, values=matrix.data)
+
+
+def as_csr(ratings: CheckedRatings) -> sparse.csr_array:
+    """Wrap checked ratings, without a copy, in a sparse array.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        Whatever `sorted_ratings` returns.
+
+    Returns
+    -------
+    csr_array
+        Of the same arrays, without labels.
+    """
+    return sparse.csr_array((ratings.values, ratings.indices, ratings.indptr), shape=ratings.shape)
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -387,6 +408,7 @@ def _user_test_counts(
 
 
 def _share(test_size: float) -> float:
+    """Return a checked share of test ratings."""
     share = check_float(test_size, "test_size", exclusive=True)
     if share >= 1.0:
         raise ValueError(f"test_size must be below 1 as a float, got {test_size!r}")
@@ -478,6 +500,7 @@ def _parts(ratings: CheckedRatings, is_test: NDArray[np.bool_]) -> tuple[Any, An
 
 
 def _part(ratings: CheckedRatings, mask: NDArray[np.bool_]) -> Any:
+    """Return what is marked."""
     kept = np.flatnonzero(mask)
     # Where row u begins: at the number of kept entries before it.
     indptr = np.searchsorted(kept, ratings.indptr)

@@ -135,6 +135,8 @@ def cross_validate(
 
 @dataclass(frozen=True, slots=True)
 class _Result:
+    """What is reported of one split."""
+
     errors: list[float]
     fit_time: float
     score_time: float

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 import reference
+from arrays import assert_identical, misaligned, padding, unpadded
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, make_problem
+from strategies import FLOATS, LENGTHS, make_problem, rated_rows
 
 from cmf._kernels.implicit import SCRATCH_ROWS, implicit_epoch, implicit_sums
 from cmf._kernels.interleaved import highest_level
-from cmf._rows import copy_rows, padded_numbers, zero_rows
+from cmf._rows import copy_rows, zero_rows
 
 LEVELS = range(highest_level() + 1)
 
@@ -139,19 +140,6 @@ def run_twin(problem, rows=None, n_streams=None):
     return total, model
 
 
-def padding(rows):
-    """Return the numbers of padded rows that are not factors."""
-    return padded_numbers(rows).reshape(len(rows), -1)[:, rows.shape[1] :]
-
-
-def rated_rows(rng, lengths, n_items):
-    """Return which cells are rated: so many of each row, anywhere in it."""
-    rated = np.zeros((len(lengths), n_items), dtype=bool)
-    for row, length in zip(rated, lengths, strict=True):
-        row[rng.permutation(n_items)[:length]] = True
-    return rated
-
-
 def assert_equal_models(found, expected):
     (total, model), (expected_total, expected_model) = found, expected
     double = model[0].dtype == np.float64
@@ -162,13 +150,6 @@ def assert_equal_models(found, expected):
     )
 
 
-def assert_identical(found, expected):
-    for mine, theirs in zip(found, expected, strict=True):
-        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
-
-
-# Rows of very different lengths, many of them empty or of one rating; something is rated.
-LENGTHS = st.lists(st.sampled_from((0, 0, 1, 1, 2, 3, 5, 9)), min_size=1, max_size=9).filter(any)
 RATES = st.floats(2**-10, 2**-5, width=32)
 
 
@@ -529,20 +510,6 @@ def test_inputs_may_be_read_only_and_are_not_changed(level, dtype, rng):
 
 
 # --- what is refused ------------------------------------------------------------------------------
-
-
-def misaligned(array):
-    """Return a copy in padded rows that start one number after a multiple of 64 bytes."""
-    n_rows, n_factors = array.shape
-    stride = padded_numbers(zero_rows(1, n_factors, array.dtype)).size
-    numbers = padded_numbers(zero_rows(n_rows + 1, n_factors, array.dtype))
-    return numbers[1 : 1 + n_rows * stride].reshape(n_rows, stride)[:, :n_factors]
-
-
-def unpadded(array):
-    """Return as many rows that are aligned but follow each other."""
-    numbers = padded_numbers(zero_rows(1, array.size, array.dtype))
-    return numbers[: array.size].reshape(array.shape)
 
 
 @pytest.mark.parametrize("n_factors", [3, 20, 201])

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference
+from arrays import assert_identical, misaligned, overpadded, padding, unpadded
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, make_problem
+from strategies import FLOATS, LENGTHS, make_problem, rated_rows
 
 from cmf._kernels.interleaved import highest_level, interleaved_epoch, settle_rows
-from cmf._rows import copy_rows, padded_numbers, zero_rows
+from cmf._rows import copy_rows, zero_rows
 
 LEVELS = range(highest_level() + 1)
 
@@ -109,11 +110,6 @@ def model_of(problem):
     )
 
 
-def padding(rows):
-    """Return the numbers of padded rows that are not factors."""
-    return padded_numbers(rows).reshape(len(rows), -1)[:, rows.shape[1] :]
-
-
 def without_biases(problem):
     """Return the problem with biases of zero."""
     return replace(
@@ -123,6 +119,21 @@ def without_biases(problem):
     )
 
 
+def problems_of_blocks(rng, n_blocks, dtype, *, biased):
+    """Yield problems with rows of so many blocks, the last of them full, nearly so and begun."""
+    per_block = 64 // np.dtype(dtype).itemsize
+    for missing in (0, 1, per_block - 1):
+        problem = make_problem(
+            rng,
+            rated_rows(rng, [4, 0, 9, 1, 3, 9, 2], n_items=9),
+            n_blocks * per_block - missing,
+            dtype=dtype,
+            unsorted=True,
+            global_mean=2.5,
+        )
+        yield problem if biased else without_biases(problem)
+
+
 def assert_equals_twin(found, expected):
     double = found.user_factors.dtype == np.float64
     for mine, theirs in zip(found.arrays, expected.arrays, strict=True):
@@ -130,23 +141,6 @@ def assert_equals_twin(found, expected):
     assert found.squared_errors == pytest.approx(
         expected.squared_errors, rel=1e-12 if double else 2e-5, abs=1e-14 if double else 1e-6
     )
-
-
-def assert_identical(found, expected):
-    for mine, theirs in zip(found, expected, strict=True):
-        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
-
-
-def rated_rows(rng, lengths, n_items):
-    """Return which cells are rated: so many of each row, anywhere in it."""
-    rated = np.zeros((len(lengths), n_items), dtype=bool)
-    for row, length in zip(rated, lengths, strict=True):
-        row[rng.permutation(n_items)[:length]] = True
-    return rated
-
-
-# Rows of very different lengths, many of them empty or of one rating; something is rated.
-LENGTHS = st.lists(st.sampled_from((0, 0, 1, 1, 2, 3, 5, 9)), min_size=1, max_size=9).filter(any)
 
 
 @st.composite
@@ -379,17 +373,7 @@ def test_epoch_equals_its_twin(level, drawn, data):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_length_of_rows_equals_its_twin(level, dtype, n_blocks, biased, rng):
-    per_block = 64 // np.dtype(dtype).itemsize
-    for missing in (0, 1, per_block - 1):
-        problem = make_problem(
-            rng,
-            rated_rows(rng, [4, 0, 9, 1, 3, 9, 2], n_items=9),
-            n_blocks * per_block - missing,
-            dtype=dtype,
-            unsorted=True,
-            global_mean=2.5,
-        )
-        problem = problem if biased else without_biases(problem)
+    for problem in problems_of_blocks(rng, n_blocks, dtype, biased=biased):
         found = run(problem, level, biased=biased)
         assert_equals_twin(found, run_twin(problem, biased=biased))
 
@@ -532,17 +516,7 @@ def run_rowwise_twin(problem, records, gradient_weight, *, biased=True, rate=2**
 def test_rows_with_rates_of_their_own_equal_their_twin(
     level, dtype, n_blocks, gradient_weight, biased, rng
 ):
-    per_block = 64 // np.dtype(dtype).itemsize
-    for missing in (0, 1, per_block - 1):
-        problem = make_problem(
-            rng,
-            rated_rows(rng, [4, 0, 9, 1, 3, 9, 2], n_items=9),
-            n_blocks * per_block - missing,
-            dtype=dtype,
-            unsorted=True,
-            global_mean=2.5,
-        )
-        problem = problem if biased else without_biases(problem)
+    for problem in problems_of_blocks(rng, n_blocks, dtype, biased=biased):
         records = records_of(rng, 7, dtype), records_of(rng, 9, dtype)
         found, users, items = run_rowwise(problem, level, records, gradient_weight, biased=biased)
         expected, twin_users, twin_items = run_rowwise_twin(
@@ -630,32 +604,6 @@ def test_inputs_may_be_read_only_and_are_not_changed(level, dtype, rng):
 
 
 # --- what is refused ------------------------------------------------------------------------------
-
-
-def misaligned(array):
-    """Return a copy in padded rows that start one number after a multiple of 64 bytes."""
-    n_rows, n_factors = array.shape
-    stride = padded_numbers(zero_rows(1, n_factors, array.dtype)).size
-    numbers = padded_numbers(zero_rows(n_rows + 1, n_factors, array.dtype))
-    rows = numbers[1 : 1 + n_rows * stride].reshape(n_rows, stride)[:, :n_factors]
-    rows[...] = array
-    return rows
-
-
-def unpadded(array):
-    """Return a copy in rows that are aligned but follow each other."""
-    numbers = padded_numbers(zero_rows(1, array.size, array.dtype))
-    rows = numbers[: array.size].reshape(array.shape)
-    rows[...] = array
-    return rows
-
-
-def overpadded(array):
-    """Return a copy in aligned rows with a block too many between them."""
-    per_block = 64 // array.itemsize
-    rows = zero_rows(array.shape[0], array.shape[1] + per_block, array.dtype)[:, : array.shape[1]]
-    rows[...] = array
-    return rows
 
 
 @pytest.mark.parametrize("n_factors", [3, 20, 70, 201])

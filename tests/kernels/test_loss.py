@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import reference
+from arrays import padded
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, make_problem, problems
@@ -12,7 +13,6 @@ from strategies import FLOATS, INDICES, make_problem, problems
 from cmf._kernels.interleaved import highest_level
 from cmf._kernels.loss import sum_errors, sum_squares
 from cmf._kernels.predict import predict_pairs
-from cmf._rows import copy_rows, padded_numbers
 
 LEVELS = range(highest_level() + 1)
 # Of every length up to some turns of the widest loop, and long ones.
@@ -32,15 +32,6 @@ def arguments(problem, first=0, last=None, rows=np.asarray):
         problem.n_users if last is None else last,
         problem.global_mean,
     )
-
-
-def padded(array):
-    """Return a copy in aligned rows whose padding is NaN."""
-    rows = copy_rows(array)
-    numbers = padded_numbers(rows)
-    numbers[:] = np.nan
-    rows[...] = array
-    return rows
 
 
 def rows_of_every_length(rng, n_factors, dtype):

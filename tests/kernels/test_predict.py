@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import reference
+from arrays import padded
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, make_problem, problems
 
 from cmf._kernels.interleaved import highest_level
 from cmf._kernels.predict import predict_block, predict_pairs
-from cmf._rows import copy_rows, padded_numbers
 
 LEVELS = range(highest_level() + 1)
 
@@ -44,15 +44,6 @@ def pairs(problem, users, items, *level, kernel=predict_pairs, rows=np.asarray):
 def block(problem, users, items, *level, kernel=predict_block, rows=np.asarray):
     out = np.full((len(users), len(items)), np.nan, dtype=problem.dtype)
     return ask(kernel, problem, users, items, out, *level, rows=rows)
-
-
-def padded(array):
-    """Return a copy in aligned rows whose padding is NaN."""
-    rows = copy_rows(array)
-    numbers = padded_numbers(rows)
-    numbers[:] = np.nan
-    rows[...] = array
-    return rows
 
 
 def all_ways(problem, users, items):

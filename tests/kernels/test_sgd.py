@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference
+from arrays import assert_identical
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -73,11 +74,6 @@ def run(problem, epoch=sgd_epoch, *, biased=True, ordered=True, ranges=None, dty
 def assert_close(found, expected, **tolerance):
     for mine, theirs in zip(found.arrays, expected.arrays, strict=True):
         np.testing.assert_allclose(mine, theirs, **tolerance)
-
-
-def assert_identical(found, expected):
-    for mine, theirs in zip(found, expected, strict=True):
-        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
 
 
 def one_rating(p, q, rating, *, dtype=np.float64, b=0.0, c=0.0, **scalars):
