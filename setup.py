@@ -16,11 +16,12 @@ LIMITED_API = os.environ.get("CMF_LIMITED_API") == "1" and not sysconfig.get_con
 )
 
 KERNELS = Path("cmf/_kernels")
+LEVELS = KERNELS / "simd.c"
 EXACT = [KERNELS / "exact.c", *sorted(KERNELS.glob("exact_*.c"))]
 C_SOURCES = {
-    "interleaved": [KERNELS / "simd.c", *sorted(KERNELS.glob("interleaved_*.c"))],
-    "implicit": sorted(KERNELS.glob("implicit_*.c")),
-    "gibbs": sorted(KERNELS.glob("gibbs_*.c")),
+    "interleaved": [LEVELS, *sorted(KERNELS.glob("interleaved_*.c"))],
+    "implicit": [LEVELS, *sorted(KERNELS.glob("implicit_*.c"))],
+    "gibbs": [LEVELS, *sorted(KERNELS.glob("gibbs_*.c"))],
     "loss": EXACT,
     "predict": EXACT,
 }

@@ -14,20 +14,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "compiler.h"
 #include "exact.h"
-
-#if defined(__GNUC__)
-#define CMF_INLINE static inline __attribute__((always_inline))
-#define CMF_UNROLL _Pragma("GCC unroll 64")
-#define CMF_FETCH(address) __builtin_prefetch((address), 0, 3)
-#else
-#define CMF_INLINE static inline
-#define CMF_UNROLL
-#define CMF_FETCH(address) ((void)(address))
-#endif
-
-#define CMF_JOIN(a, b, c) a##b##_##c
-#define CMF_NAME_OF(base, type, level) CMF_JOIN(base, type, level)
 
 /* Sums are kept in so many lanes, factors are taken so many at a time. */
 #define CMF_LANES 4

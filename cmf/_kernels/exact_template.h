@@ -82,7 +82,7 @@ CMF_INLINE const REAL *NAME(item_)(const cmf_model *model, int64_t i) {
 
 /* Fetch a row into the cache. */
 CMF_INLINE void NAME(fetch_)(const REAL *row, int64_t n_factors) {
-    for (int64_t f = 0; f < n_factors; f += 64 / (int64_t)sizeof(REAL)) CMF_FETCH(row + f);
+    for (int64_t f = 0; f < n_factors; f += 64 / (int64_t)sizeof(REAL)) CMF_FETCH_TO_READ(row + f);
 }
 
 /* --- losses ----------------------------------------------------------------------------------- */

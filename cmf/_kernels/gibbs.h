@@ -48,7 +48,7 @@ typedef struct {
     void NAME(const float *rows, const float *matrix, float *out, int64_t n_rows,                  \
               int64_t n_columns, int64_t n_out)
 
-#define CMF_GIBBS_LEVEL(LEVEL)                                                                     \
+#define CMF_DECLARE_GIBBS(LEVEL)                                                                   \
     CMF_GIBBS_ROWS(cmf_gibbs_rows_##LEVEL);                                                        \
     CMF_GIBBS_ERRORS(cmf_gibbs_errors_##LEVEL);                                                    \
     CMF_GIBBS_PAIRS(cmf_gibbs_pairs_##LEVEL);                                                      \
@@ -56,23 +56,16 @@ typedef struct {
     CMF_GIBBS_PRODUCTS(cmf_gibbs_products_##LEVEL);                                                \
     CMF_GIBBS_MULTIPLY(cmf_gibbs_multiply_##LEVEL);
 
-CMF_GIBBS_LEVEL(baseline)
-
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
-CMF_GIBBS_LEVEL(avx2)
-CMF_GIBBS_LEVEL(avx512)
-#define CMF_GIBBS_CHOOSE(level, base)                                                              \
-    ((level) == CMF_AVX512 ? base##_avx512 : (level) == CMF_AVX2 ? base##_avx2 : base##_baseline)
-#else
-#define CMF_GIBBS_CHOOSE(level, base) ((void)(level), base##_baseline)
-#endif
+CMF_DECLARE_GIBBS(baseline)
+CMF_DECLARE_GIBBS(avx2)
+CMF_DECLARE_GIBBS(avx512)
 
 /* The kernel of a level, which must not be above cmf_highest_level(). */
-#define cmf_gibbs_rows(level, job) CMF_GIBBS_CHOOSE(level, cmf_gibbs_rows)(job)
-#define cmf_gibbs_errors(level, job) CMF_GIBBS_CHOOSE(level, cmf_gibbs_errors)(job)
-#define cmf_gibbs_pairs(level, ...) CMF_GIBBS_CHOOSE(level, cmf_gibbs_pairs)(__VA_ARGS__)
-#define cmf_gibbs_features(level, ...) CMF_GIBBS_CHOOSE(level, cmf_gibbs_features)(__VA_ARGS__)
-#define cmf_gibbs_products(level, ...) CMF_GIBBS_CHOOSE(level, cmf_gibbs_products)(__VA_ARGS__)
-#define cmf_gibbs_multiply(level, ...) CMF_GIBBS_CHOOSE(level, cmf_gibbs_multiply)(__VA_ARGS__)
+#define cmf_gibbs_rows(level, job) CMF_AT_LEVEL(level, cmf_gibbs_rows)(job)
+#define cmf_gibbs_errors(level, job) CMF_AT_LEVEL(level, cmf_gibbs_errors)(job)
+#define cmf_gibbs_pairs(level, ...) CMF_AT_LEVEL(level, cmf_gibbs_pairs)(__VA_ARGS__)
+#define cmf_gibbs_features(level, ...) CMF_AT_LEVEL(level, cmf_gibbs_features)(__VA_ARGS__)
+#define cmf_gibbs_products(level, ...) CMF_AT_LEVEL(level, cmf_gibbs_products)(__VA_ARGS__)
+#define cmf_gibbs_multiply(level, ...) CMF_AT_LEVEL(level, cmf_gibbs_multiply)(__VA_ARGS__)
 
 #endif

@@ -8,8 +8,9 @@ are in range, arrays have the shapes given.
 """
 
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
 
-from cmf._kernels.interleaved import highest_level
+from .simd cimport has_level
 
 
 cdef extern from "gibbs.h" nogil:
@@ -61,6 +62,31 @@ MAX_COLUMNS = CMF_GIBBS_MAX_COLUMNS
 MAX_STRIP = CMF_GIBBS_MAX_STRIP
 
 
+cdef inline cmf_gibbs_job job_of(
+    const int64_t[::1] indptr,
+    const int32_t[::1] indices,
+    const float[::1] ratings,
+    const float[:, ::1] others,
+    float[:, ::1] rows,
+    Py_ssize_t first,
+    Py_ssize_t last,
+    bint biased,
+) noexcept:
+    # What all jobs have; draws have more, which is zero here.
+    cdef cmf_gibbs_job job
+    memset(&job, 0, sizeof(job))
+    job.indptr = &indptr[0]
+    job.indices = &indices[0]
+    job.ratings = &ratings[0]
+    job.others = &others[0, 0]
+    job.rows = &rows[0, 0]
+    job.first = first
+    job.last = last
+    job.width = <int> rows.shape[1]
+    job.n_factors = job.width - biased
+    return job
+
+
 def draw_rows(
     const int64_t[::1] indptr not None,         # in   (n_rows + 1,)
     const int32_t[::1] indices not None,        # in   (nnz,), nnz >= 1
@@ -86,24 +112,16 @@ def draw_rows(
         cmf_gibbs_job job
         int64_t failed = -1
 
-    if not 0 <= level <= highest_level() or not 1 <= rows.shape[1] <= CMF_GIBBS_MAX_WIDTH:
+    if not has_level(level) or not 1 <= rows.shape[1] <= CMF_GIBBS_MAX_WIDTH:
         raise ValueError("the level must be available and the rows within their limit")
     if first == last:
         return -1
-    job.indptr = &indptr[0]
-    job.indices = &indices[0]
-    job.ratings = &ratings[0]
-    job.others = &others[0, 0]
+    job = job_of(indptr, indices, ratings, others, rows, first, last, biased)
     job.prior_means = &prior_means[0, 0]
     job.prior_step = 0 if prior_means.shape[0] == 1 else rows.shape[1]
     job.precision = &precision[0, 0]
     job.normals = &normals[0, 0]
-    job.rows = &rows[0, 0]
     job.means = &means[0, 0]
-    job.first = first
-    job.last = last
-    job.width = <int> rows.shape[1]
-    job.n_factors = job.width - biased
     job.noise_precision = noise_precision
     with nogil:
         failed = cmf_gibbs_rows(level, &job)
@@ -126,17 +144,9 @@ def squared_errors(
         cmf_gibbs_job job
         double squares
 
-    if not 0 <= level <= highest_level():
+    if not has_level(level):
         raise ValueError("the level must be available")
-    job.indptr = &indptr[0]
-    job.indices = &indices[0]
-    job.ratings = &ratings[0]
-    job.others = &others[0, 0]
-    job.rows = &rows[0, 0]
-    job.first = first
-    job.last = last
-    job.width = <int> rows.shape[1]
-    job.n_factors = job.width - biased
+    job = job_of(indptr, indices, ratings, others, rows, first, last, biased)
     with nogil:
         squares = cmf_gibbs_errors(level, &job)
     return squares
@@ -154,7 +164,7 @@ def add_predictions(
     int level,                                  # at most highest_level()
 ):
     """Add one prediction of each pair to mean and sum of squared deviations. Releases the GIL."""
-    if not 0 <= level <= highest_level():
+    if not has_level(level):
         raise ValueError("the level must be available")
     if users.shape[0] == 0:
         return
@@ -185,7 +195,7 @@ def draw_features(
     N(0, 1 / (strength L)). Features that no row has are left as they are. The GIL is released.
     """
     if (
-        not 0 <= level <= highest_level()
+        not has_level(level)
         or not 1 <= n_columns <= CMF_GIBBS_MAX_STRIP
         or not 0 <= column <= features.shape[1] - n_columns
     ):
@@ -203,7 +213,7 @@ def row_products(
     int level,                                  # at most highest_level()
 ):
     """Write rows' rows, the products of all columns with all columns. The GIL is released."""
-    if not 0 <= level <= highest_level() or not 1 <= rows.shape[1] <= CMF_GIBBS_MAX_COLUMNS:
+    if not has_level(level) or not 1 <= rows.shape[1] <= CMF_GIBBS_MAX_COLUMNS:
         raise ValueError("the level must be available and the columns within their limit")
     if rows.shape[0] == 0:
         products_out[:, :] = 0
@@ -219,7 +229,7 @@ def multiply_rows(
     int level,                                  # at most highest_level()
 ):
     """Write rows times a matrix. The GIL is released."""
-    if not 0 <= level <= highest_level():
+    if not has_level(level):
         raise ValueError("the level must be available")
     if rows.shape[0] == 0:
         return

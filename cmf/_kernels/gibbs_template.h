@@ -18,19 +18,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "compiler.h"
 #include "gibbs.h"
 
-#if defined(__GNUC__)
-#define CMF_INLINE static inline __attribute__((always_inline))
-#define CMF_RESTRICT __restrict__
-#else
-#define CMF_INLINE static inline
-#define CMF_RESTRICT
-#endif
-
-#define CMF_JOIN(base, level) base##level
-#define CMF_NAME_OF(base, level) CMF_JOIN(base, level)
-#define NAME(base) CMF_NAME_OF(base, CMF_LEVEL)
+#define NAME(base) CMF_NAME(base, CMF_LEVEL)
 
 #if defined(__GNUC__)
 /* may_alias: rows are arrays of float, and are read and written as vectors of them. */
@@ -40,8 +31,6 @@ typedef double WIDE __attribute__((vector_size(CMF_VECTOR_BYTES), aligned(8), ma
 #define LANES (CMF_VECTOR_BYTES / 4)
 #define WIDE_LANES (CMF_VECTOR_BYTES / 8)
 #define ALIGNED __attribute__((aligned(64)))
-#define UNROLL _Pragma("GCC unroll 16")
-#define FETCH(address) __builtin_prefetch((address), 0, 3)
 #else /* one number at a time, for compilers without vector types */
 typedef float VECTOR;
 typedef float LOOSE;
@@ -49,8 +38,6 @@ typedef double WIDE;
 #define LANES 1
 #define WIDE_LANES 1
 #define ALIGNED
-#define UNROLL
-#define FETCH(address) ((void)(address))
 #endif
 
 /* Rows are padded to a multiple of so many numbers in a block. A tile's sums fill the registers. */
@@ -95,8 +82,8 @@ CMF_INLINE void NAME(tile_)(const float *CMF_RESTRICT block, int n_rows, int str
     for (int j = 0; j < n_rows; j++) {
         const float *x = block + j * stride;
         const VECTOR *y = (const VECTOR *)(x + column);
-        UNROLL for (int r = 0; r < TILE_ROWS; r++)
-            UNROLL for (int v = 0; v < TILE_VECTORS; v++) sums[r][v] += x[row + r] * y[v];
+        CMF_UNROLL for (int r = 0; r < TILE_ROWS; r++)
+            CMF_UNROLL for (int v = 0; v < TILE_VECTORS; v++) sums[r][v] += x[row + r] * y[v];
     }
     memcpy(numbers, sums, sizeof sums);
     for (int r = 0; r < TILE_ROWS && row + r < n; r++) {
@@ -231,7 +218,8 @@ CMF_INLINE void NAME(add_ratings_)(const cmf_gibbs_job *job, NAME(system_) * sys
         for (int j = 0; j < n; j++) {
             const float *x = job->others + (int64_t)job->indices[from + j] * width;
             if (from + j + RATINGS_AHEAD < end)
-                FETCH(job->others + (int64_t)job->indices[from + j + RATINGS_AHEAD] * width);
+                CMF_FETCH_TO_READ(job->others +
+                                  (int64_t)job->indices[from + j + RATINGS_AHEAD] * width);
             NAME(copy_)(x, n_factors, block + j * stride);
             targets[j] = job->ratings[from + j] - (width > n_factors ? x[n_factors] : 0);
             total += (double)targets[j];
@@ -301,7 +289,7 @@ CMF_GIBBS_ERRORS(NAME(cmf_gibbs_errors_)) {
         for (int64_t j = job->indptr[u]; j < job->indptr[u + 1]; j++) {
             const float *x = job->others + (int64_t)job->indices[j] * width;
             if (j + RATINGS_AHEAD < job->indptr[u + 1])
-                FETCH(job->others + (int64_t)job->indices[j + RATINGS_AHEAD] * width);
+                CMF_FETCH_TO_READ(job->others + (int64_t)job->indices[j + RATINGS_AHEAD] * width);
             double error = (double)(job->ratings[j] - NAME(predict_)(row, x, n_factors, width));
             squares += error * error;
         }
@@ -389,9 +377,10 @@ CMF_INLINE void NAME(multiply_)(const float *rows, const float *matrix, float *o
         memset(sums, 0, sizeof sums);
         for (int64_t k = 0; k < n_columns; k++) {
             const VECTOR factors = *(const LOOSE *)(matrix + k * n_out + c);
-            UNROLL for (int r = 0; r < n_rows; r++) sums[r] += rows[r * n_columns + k] * factors;
+            CMF_UNROLL for (int r = 0; r < n_rows; r++)
+                sums[r] += rows[r * n_columns + k] * factors;
         }
-        UNROLL for (int r = 0; r < n_rows; r++) *(LOOSE *)(out + r * n_out + c) = sums[r];
+        CMF_UNROLL for (int r = 0; r < n_rows; r++) *(LOOSE *)(out + r * n_out + c) = sums[r];
     }
     for (; c < n_out; c++)
         for (int r = 0; r < n_rows; r++) {

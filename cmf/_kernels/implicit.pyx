@@ -9,55 +9,29 @@ multiples of 64 bytes and are padded to one.
 """
 
 from cython cimport floating
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
 
-from cmf._kernels.interleaved import highest_level
+from .simd cimport are_padded, cmf_highest_level, has_level, padded_bytes
 
 
 cdef extern from "implicit.h" nogil:
-    int CMF_ROW_BYTES
     int CMF_IMPLICIT_STREAMS
 
-    ctypedef struct cmf_implicit_f32:
+    ctypedef struct cmf_implicit:
         const int64_t* indptr
         const int32_t* indices
-        const float* ratings
+        const void* ratings
         const int64_t* row_order
-        const float* weights
-        float* user_factors
-        float* item_factors
-        float* implicit_factors
-        float* user_biases
-        float* item_biases
-        float* user_records
-        float* item_records
-        float* sums
-        int64_t n_ratings
-        int64_t first
-        int64_t last
-        size_t stride
-        float global_mean
-        float user_rate
-        float item_rate
-        float bias_rate
-        float implicit_rate
-        float implicit_shrink
-        float gradient_weight
-
-    ctypedef struct cmf_implicit_f64:
-        const int64_t* indptr
-        const int32_t* indices
-        const double* ratings
-        const int64_t* row_order
-        const double* weights
-        double* user_factors
-        double* item_factors
-        double* implicit_factors
-        double* user_biases
-        double* item_biases
-        double* user_records
-        double* item_records
-        double* sums
+        const void* weights
+        void* user_factors
+        void* item_factors
+        void* implicit_factors
+        void* user_biases
+        void* item_biases
+        void* user_records
+        void* item_records
+        void* sums
         int64_t n_ratings
         int64_t first
         int64_t last
@@ -70,36 +44,24 @@ cdef extern from "implicit.h" nogil:
         double implicit_shrink
         double gradient_weight
 
-    double cmf_implicit_epoch_f32(int level, const cmf_implicit_f32* job) noexcept
-    double cmf_implicit_epoch_f64(int level, const cmf_implicit_f64* job) noexcept
-    int cmf_implicit_sums_f32(int level, const cmf_implicit_f32* job) noexcept
-    int cmf_implicit_sums_f64(int level, const cmf_implicit_f64* job) noexcept
+    double cmf_implicit_epoch(int level, size_t itemsize, const cmf_implicit* job) noexcept
+    void cmf_implicit_sums(int level, size_t itemsize, const cmf_implicit* job) noexcept
 
 
 SCRATCH_ROWS = 2 * CMF_IMPLICIT_STREAMS  # of an epoch
 
-cdef int HIGHEST_LEVEL = highest_level()
-
-
-cdef inline Py_ssize_t bytes_of(Py_ssize_t n_factors, Py_ssize_t itemsize) noexcept:
-    """Bytes from row to row, padding included."""
-    return (n_factors * itemsize + CMF_ROW_BYTES - 1) // CMF_ROW_BYTES * CMF_ROW_BYTES
-
 
 cdef int check_rows(const floating[:, :] rows) except -1:
-    """Refuse rows that are not padded and aligned; a single row has no stride of its own."""
-    if <uintptr_t> &rows[0, 0] % CMF_ROW_BYTES or (
-        rows.shape[0] > 1
-        and rows.strides[0] != bytes_of(rows.shape[1], <Py_ssize_t> sizeof(floating))
-    ):
+    """Refuse rows that are not padded and aligned."""
+    if not are_padded[floating](rows):
         raise ValueError("rows must be padded and aligned")
     return 0
 
 
 cdef int check_level(int level) except -1:
     """Refuse levels that the processor does not have."""
-    if not 0 <= level <= HIGHEST_LEVEL:
-        raise ValueError(f"the level must be from 0 to {HIGHEST_LEVEL}, got {level}")
+    if not has_level(level):
+        raise ValueError(f"the level must be from 0 to {cmf_highest_level()}, got {level}")
     return 0
 
 
@@ -134,8 +96,7 @@ def implicit_epoch(
     records are neither read nor kept. The GIL is released.
     """
     cdef:
-        cmf_implicit_f32 job32
-        cmf_implicit_f64 job64
+        cmf_implicit job
         double squared_errors
 
     check_level(level)
@@ -146,60 +107,32 @@ def implicit_epoch(
     if scratch.shape[0] < 2 * CMF_IMPLICIT_STREAMS or scratch.shape[1] != user_factors.shape[1]:
         raise ValueError("scratch must be SCRATCH_ROWS rows of the same length as the others")
 
-    if floating is float:
-        job32.indptr = &indptr[0]
-        job32.indices = &indices[0]
-        job32.ratings = &ratings[0]
-        job32.row_order = &row_order[0]
-        job32.weights = &weights[0]
-        job32.user_factors = &user_factors[0, 0]
-        job32.item_factors = &item_factors[0, 0]
-        job32.implicit_factors = &implicit_factors[0, 0]
-        job32.user_biases = &user_biases[0]
-        job32.item_biases = &item_biases[0]
-        job32.user_records = &user_records[0, 0]
-        job32.item_records = &item_records[0, 0]
-        job32.sums = &scratch[0, 0]
-        job32.n_ratings = indices.shape[0]
-        job32.first = first
-        job32.last = last
-        job32.stride = bytes_of(user_factors.shape[1], sizeof(float)) // sizeof(float)
-        job32.global_mean = global_mean
-        job32.user_rate = user_rate
-        job32.item_rate = item_rate
-        job32.bias_rate = bias_rate
-        job32.implicit_rate = implicit_rate
-        job32.implicit_shrink = implicit_shrink
-        job32.gradient_weight = gradient_weight
-        with nogil:
-            squared_errors = cmf_implicit_epoch_f32(level, &job32)
-    else:
-        job64.indptr = &indptr[0]
-        job64.indices = &indices[0]
-        job64.ratings = &ratings[0]
-        job64.row_order = &row_order[0]
-        job64.weights = &weights[0]
-        job64.user_factors = &user_factors[0, 0]
-        job64.item_factors = &item_factors[0, 0]
-        job64.implicit_factors = &implicit_factors[0, 0]
-        job64.user_biases = &user_biases[0]
-        job64.item_biases = &item_biases[0]
-        job64.user_records = &user_records[0, 0]
-        job64.item_records = &item_records[0, 0]
-        job64.sums = &scratch[0, 0]
-        job64.n_ratings = indices.shape[0]
-        job64.first = first
-        job64.last = last
-        job64.stride = bytes_of(user_factors.shape[1], sizeof(double)) // sizeof(double)
-        job64.global_mean = global_mean
-        job64.user_rate = user_rate
-        job64.item_rate = item_rate
-        job64.bias_rate = bias_rate
-        job64.implicit_rate = implicit_rate
-        job64.implicit_shrink = implicit_shrink
-        job64.gradient_weight = gradient_weight
-        with nogil:
-            squared_errors = cmf_implicit_epoch_f64(level, &job64)
+    job.indptr = &indptr[0]
+    job.indices = &indices[0]
+    job.ratings = &ratings[0]
+    job.row_order = &row_order[0]
+    job.weights = &weights[0]
+    job.user_factors = &user_factors[0, 0]
+    job.item_factors = &item_factors[0, 0]
+    job.implicit_factors = &implicit_factors[0, 0]
+    job.user_biases = &user_biases[0]
+    job.item_biases = &item_biases[0]
+    job.user_records = &user_records[0, 0]
+    job.item_records = &item_records[0, 0]
+    job.sums = &scratch[0, 0]
+    job.n_ratings = indices.shape[0]
+    job.first = first
+    job.last = last
+    job.stride = padded_bytes(user_factors.shape[1], sizeof(floating)) // sizeof(floating)
+    job.global_mean = global_mean
+    job.user_rate = user_rate
+    job.item_rate = item_rate
+    job.bias_rate = bias_rate
+    job.implicit_rate = implicit_rate
+    job.implicit_shrink = implicit_shrink
+    job.gradient_weight = gradient_weight
+    with nogil:
+        squared_errors = cmf_implicit_epoch(level, sizeof(floating), &job)
     return squared_errors
 
 
@@ -217,35 +150,21 @@ def implicit_sums(
 
     The GIL is released.
     """
-    cdef:
-        cmf_implicit_f32 job32
-        cmf_implicit_f64 job64
+    cdef cmf_implicit job
 
     check_level(level)
     check_rows[floating](implicit_factors)
     check_rows[floating](sums_out)
 
-    if floating is float:
-        job32.indptr = &indptr[0]
-        job32.indices = &indices[0]
-        job32.weights = &weights[0]
-        job32.implicit_factors = &implicit_factors[0, 0]
-        job32.sums = &sums_out[0, 0]
-        job32.n_ratings = indices.shape[0]
-        job32.first = first
-        job32.last = last
-        job32.stride = bytes_of(sums_out.shape[1], sizeof(float)) // sizeof(float)
-        with nogil:
-            cmf_implicit_sums_f32(level, &job32)
-    else:
-        job64.indptr = &indptr[0]
-        job64.indices = &indices[0]
-        job64.weights = &weights[0]
-        job64.implicit_factors = &implicit_factors[0, 0]
-        job64.sums = &sums_out[0, 0]
-        job64.n_ratings = indices.shape[0]
-        job64.first = first
-        job64.last = last
-        job64.stride = bytes_of(sums_out.shape[1], sizeof(double)) // sizeof(double)
-        with nogil:
-            cmf_implicit_sums_f64(level, &job64)
+    memset(&job, 0, sizeof(job))
+    job.indptr = &indptr[0]
+    job.indices = &indices[0]
+    job.weights = &weights[0]
+    job.implicit_factors = &implicit_factors[0, 0]
+    job.sums = &sums_out[0, 0]
+    job.n_ratings = indices.shape[0]
+    job.first = first
+    job.last = last
+    job.stride = padded_bytes(sums_out.shape[1], sizeof(floating)) // sizeof(floating)
+    with nogil:
+        cmf_implicit_sums(level, sizeof(floating), &job)

@@ -63,8 +63,8 @@ CMF_INLINE void NAME(fetch_)(const JOB *job, REAL *rows, int64_t position, const
     if (ahead == 0) return;
     int64_t later = position + ahead < job->n_ratings ? position + ahead : position;
     const char *row = (const char *)NAME(row_)(job, rows, job->indices[later]);
-    CMF_UNROLL for (int k = skipped; k < skipped + n_blocks; k++)
-        CMF_FETCH(row + k * CMF_ROW_BYTES);
+    CMF_UNROLL_BY_8 for (int k = skipped; k < skipped + n_blocks; k++)
+        CMF_FETCH_TO_WRITE(row + k * CMF_ROW_BYTES);
 }
 
 /* --- sums ------------------------------------------------------------------------------------ */
@@ -75,13 +75,14 @@ CMF_INLINE void NAME(sum_blocks_)(const JOB *job, int64_t row, VECTOR *sum, cons
     const int n_vectors = n_blocks * PER_BLOCK;
     const REAL weight = job->weights[row];
     VECTOR total[CHUNK * PER_BLOCK];
-    CMF_UNROLL for (int v = 0; v < n_vectors; v++) total[v] = (VECTOR){0};
+    CMF_UNROLL_BY_8 for (int v = 0; v < n_vectors; v++) total[v] = (VECTOR){0};
     for (int64_t j = job->indptr[row]; j < job->indptr[row + 1]; j++) {
         const VECTOR *y = NAME(row_)(job, job->implicit_factors, job->indices[j]);
         NAME(fetch_)(job, job->implicit_factors, j, CMF_SUMS_AHEAD, skipped, n_blocks);
-        CMF_UNROLL for (int v = 0; v < n_vectors; v++) total[v] += y[skipped * PER_BLOCK + v];
+        CMF_UNROLL_BY_8 for (int v = 0; v < n_vectors; v++) total[v] += y[skipped * PER_BLOCK + v];
     }
-    CMF_UNROLL for (int v = 0; v < n_vectors; v++) sum[skipped * PER_BLOCK + v] = weight * total[v];
+    CMF_UNROLL_BY_8 for (int v = 0; v < n_vectors; v++)
+        sum[skipped * PER_BLOCK + v] = weight * total[v];
 }
 
 /* Deal a few blocks of the change of a sum to the items of the row. */
@@ -90,12 +91,12 @@ CMF_INLINE void NAME(deal_blocks_)(const JOB *job, int64_t row, const VECTOR *su
     const int n_vectors = n_blocks * PER_BLOCK;
     const REAL weight = job->weights[row];
     VECTOR part[CHUNK * PER_BLOCK];
-    CMF_UNROLL for (int v = 0; v < n_vectors; v++)
+    CMF_UNROLL_BY_8 for (int v = 0; v < n_vectors; v++)
         part[v] = weight * (sum[skipped * PER_BLOCK + v] - first_sum[skipped * PER_BLOCK + v]);
     for (int64_t j = job->indptr[row]; j < job->indptr[row + 1]; j++) {
         VECTOR *y = NAME(row_)(job, job->implicit_factors, job->indices[j]);
         NAME(fetch_)(job, job->implicit_factors, j, CMF_SUMS_AHEAD, skipped, n_blocks);
-        CMF_UNROLL for (int v = 0; v < n_vectors; v++) y[skipped * PER_BLOCK + v] += part[v];
+        CMF_UNROLL_BY_8 for (int v = 0; v < n_vectors; v++) y[skipped * PER_BLOCK + v] += part[v];
     }
 }
 
@@ -140,20 +141,21 @@ CMF_INLINE VECTOR *NAME(first_sum_)(const JOB *job, const int m) {
 }
 
 CMF_INLINE void NAME(copy_)(VECTOR *to, const VECTOR *from, const int n_blocks) {
-    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) to[v] = from[v];
+    CMF_UNROLL_BY_8 for (int v = 0; v < n_blocks * PER_BLOCK; v++) to[v] = from[v];
 }
 
 /* Fetch what a row after a position of row_order will begin with. */
 CMF_INLINE void NAME(fetch_row_)(const JOB *job, int64_t position, const int n_blocks) {
     if (position + 2 * CMF_ROWS_AHEAD < job->last)
-        CMF_FETCH(job->indptr + job->row_order[position + 2 * CMF_ROWS_AHEAD]);
+        CMF_FETCH_TO_WRITE(job->indptr + job->row_order[position + 2 * CMF_ROWS_AHEAD]);
     if (position + CMF_ROWS_AHEAD >= job->last) return;
     const int64_t row = job->row_order[position + CMF_ROWS_AHEAD];
     const char *factors = (const char *)NAME(row_)(job, job->user_factors, row);
-    CMF_UNROLL for (int k = 0; k < n_blocks; k++) CMF_FETCH(factors + k * CMF_ROW_BYTES);
-    CMF_FETCH(job->user_records + row * CMF_RECORD);
-    CMF_FETCH(job->user_biases + row);
-    if (job->indptr[row] < job->n_ratings) CMF_FETCH(job->indices + job->indptr[row]);
+    CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
+        CMF_FETCH_TO_WRITE(factors + k * CMF_ROW_BYTES);
+    CMF_FETCH_TO_WRITE(job->user_records + row * CMF_RECORD);
+    CMF_FETCH_TO_WRITE(job->user_biases + row);
+    if (job->indptr[row] < job->n_ratings) CMF_FETCH_TO_WRITE(job->indices + job->indptr[row]);
 }
 
 /* Give stream m the next row that has ratings; the position after it is returned. */
@@ -198,13 +200,13 @@ CMF_INLINE REAL NAME(product_)(const VECTOR *factors, const VECTOR *sum, const V
                                const int n_blocks) {
     const int n_vectors = n_blocks * PER_BLOCK;
     VECTOR even = (factors[0] + sum[0]) * item[0], odd = {0};
-    CMF_UNROLL for (int v = 1; v + 1 < n_vectors; v += 2) {
+    CMF_UNROLL_BY_8 for (int v = 1; v + 1 < n_vectors; v += 2) {
         odd += (factors[v] + sum[v]) * item[v];
         even += (factors[v + 1] + sum[v + 1]) * item[v + 1];
     }
     if (n_vectors % 2 == 0)
         odd += (factors[n_vectors - 1] + sum[n_vectors - 1]) * item[n_vectors - 1];
-    return NAME(sum_)(even + odd);
+    return NAME(sum_neighbors_)(even + odd);
 }
 
 /* What a step begins with: all that does not change anything. */
@@ -247,7 +249,7 @@ CMF_INLINE double NAME(end_)(const JOB *job, NAME(stream_) * stream, NAME(held_)
     VECTOR user_squares = {0}, item_squares = {0};
     REAL squares[2];
 
-    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) {
+    CMF_UNROLL_BY_8 for (int v = 0; v < n_blocks * PER_BLOCK; v++) {
         const VECTOR q = item[v], p = factors[v], s = sum[v];
         const VECTOR user_gradient = error * q - user_shrink * p;
         const VECTOR item_gradient = error * (p + s) - item_shrink * q;
@@ -273,7 +275,7 @@ CMF_INLINE double NAME(take_turns_)(const JOB *job, NAME(stream_) * streams, NAM
     NAME(start_) start =
         NAME(begin_)(job, &streams[0], &rows[0], 0, n_blocks, held, streams[0].next);
     for (int64_t turn = 0; turn < turns; turn++)
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+        CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
             const int n = (m + 1) % n_streams;
             /* The last step of all has none behind it: what is begun then is not used. */
             const int64_t later = turn + (n == 0 && turn + 1 < turns);
@@ -287,7 +289,7 @@ CMF_INLINE double NAME(take_turns_)(const JOB *job, NAME(stream_) * streams, NAM
                                     streams[n].next + later);
             start = next;
         }
-    CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+    CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
         streams[m].next += turns;
         total += squared[m];
     }
@@ -317,25 +319,25 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     int64_t position = job->first;
     int active = 1;
 
-    CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+    CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
         position = NAME(take_)(job, &streams[m], &rows[m], m, n_blocks, held, position);
         active = active && streams[m].row >= 0;
     }
     while (active) {
         int64_t turns = INT64_MAX;
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+        CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
             const int64_t left = streams[m].end - streams[m].next;
             turns = left < turns ? left : turns;
         }
         squared += NAME(take_turns_)(job, streams, rows, n_streams, n_blocks, held, turns);
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+        CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
             if (streams[m].next < streams[m].end) continue;
             NAME(give_)(job, &streams[m], &rows[m], m, n_blocks, held);
             position = NAME(take_)(job, &streams[m], &rows[m], m, n_blocks, held, position);
             active = active && streams[m].row >= 0;
         }
     }
-    CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+    CMF_UNROLL_BY_8 for (int m = 0; m < n_streams; m++) {
         if (streams[m].row < 0) continue;
         squared += NAME(finish_)(job, &streams[m], &rows[m], m, n_blocks, held);
         NAME(give_)(job, &streams[m], &rows[m], m, n_blocks, held);
@@ -373,6 +375,7 @@ double NAME(cmf_implicit_epoch_)(const JOB *job) {
 #undef EPOCH
 }
 
+/* Returns something, as FOR_ALL_LENGTHS does. */
 CMF_INLINE int NAME(sums_)(const JOB *job, const int n_blocks, const int held) {
     for (int64_t row = job->first; row < job->last; row++)
         NAME(make_sum_)(job, row, NAME(row_)(job, job->sums, row), n_blocks, held);
@@ -388,6 +391,8 @@ int NAME(cmf_implicit_sums_)(const JOB *job) {
 }
 
 #undef VECTOR
+#undef SHORT
 #undef PER_BLOCK
 #undef CHUNK
+#undef FOR_LENGTH
 #undef FOR_ALL_LENGTHS

@@ -1,28 +1,9 @@
 /* Both floating types of the interleaved epoch, for the level that the including file names. */
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #include "simd.h"
-
-#if defined(__GNUC__)
-#define CMF_INLINE static inline __attribute__((always_inline))
-#define CMF_UNROLL _Pragma("GCC unroll 64")
-#define CMF_UNROLL_BLOCKS _Pragma("GCC unroll 8")
-#define CMF_ROLL _Pragma("GCC unroll 1")
-#define CMF_FETCH(address) __builtin_prefetch((address), 1, 3)
-#define CMF_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#else
-#define CMF_INLINE static inline
-#define CMF_UNROLL
-#define CMF_UNROLL_BLOCKS
-#define CMF_ROLL
-#define CMF_FETCH(address) ((void)(address))
-#define CMF_UNLIKELY(condition) (condition)
-#endif
+#include "vectors.h"
 
 /* Makes the compiler keep a vector in a register, where it would read it from memory twice. */
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#if CMF_X86
 #define CMF_KEEP(vector) __asm__("" : "+v"(vector))
 #elif defined(__GNUC__) && defined(__aarch64__)
 #define CMF_KEEP(vector) __asm__("" : "+w"(vector))
@@ -59,30 +40,15 @@
 #define CMF_ROWS_AHEAD 3
 #endif
 
-#define CMF_JOIN(a, b, c) a##b##_##c
-#define CMF_NAME_OF(base, type, level) CMF_JOIN(base, type, level)
+#define JOB CMF_NAME(cmf_job_, TYPE)
+#define NAME(base) CMF_NAME_OF(base, TYPE, CMF_LEVEL)
 
 #define REAL float
-#define CMF_ROOT(x) sqrtf(x)
-#define CMF_ROOTS(pair) __builtin_ia32_sqrtps(pair)
-#define CMF_ABSOLUTE(x) fabsf(x)
-#define CMF_PAIR_AND_ONES(user, item) {(user), (item), 1, 1}
-#define JOB cmf_job_f32
-#define NAME(base) CMF_NAME_OF(base, f32, CMF_LEVEL)
+#define TYPE f32
 #include "interleaved_template.h"
 #undef REAL
-#undef CMF_ROOT
-#undef CMF_ROOTS
-#undef CMF_ABSOLUTE
-#undef CMF_PAIR_AND_ONES
-#undef JOB
-#undef NAME
+#undef TYPE
 
 #define REAL double
-#define CMF_ROOT(x) sqrt(x)
-#define CMF_ROOTS(pair) __builtin_ia32_sqrtpd(pair)
-#define CMF_ABSOLUTE(x) fabs(x)
-#define CMF_PAIR_AND_ONES(user, item) {(user), (item)}
-#define JOB cmf_job_f64
-#define NAME(base) CMF_NAME_OF(base, f64, CMF_LEVEL)
+#define TYPE f64
 #include "interleaved_template.h"

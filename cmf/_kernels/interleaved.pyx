@@ -7,56 +7,28 @@ start at multiples of 64 bytes and are padded with zeros to one.
 """
 
 from cython cimport floating
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t
 
 from .point cimport dot
+from .simd cimport are_padded, cmf_highest_level, has_level, padded_bytes
 
 
 cdef extern from "simd.h" nogil:
-    int CMF_ROW_BYTES
     int CMF_NORM
-    int cmf_highest_level() noexcept
 
-    ctypedef struct cmf_job_f32:
+    ctypedef struct cmf_job:
         const int64_t* cuts
         int64_t row_step
         const int32_t* indices
-        const float* ratings
+        const void* ratings
         const int64_t* row_order
-        float* user_factors
-        float* item_factors
-        float* user_biases
-        float* item_biases
-        float* item_scales
-        float* user_records
-        float* item_records
-        int64_t n_ratings
-        int64_t first
-        int64_t last
-        size_t stride
-        float global_mean
-        float user_rate
-        float item_rate
-        float bias_rate
-        float user_decay
-        float item_decay
-        float user_bias_decay
-        float item_bias_decay
-        float gradient_weight
-
-    ctypedef struct cmf_job_f64:
-        const int64_t* cuts
-        int64_t row_step
-        const int32_t* indices
-        const double* ratings
-        const int64_t* row_order
-        double* user_factors
-        double* item_factors
-        double* user_biases
-        double* item_biases
-        double* item_scales
-        double* user_records
-        double* item_records
+        void* user_factors
+        void* item_factors
+        void* user_biases
+        void* item_biases
+        void* item_scales
+        void* user_records
+        void* item_records
         int64_t n_ratings
         int64_t first
         int64_t last
@@ -71,8 +43,7 @@ cdef extern from "simd.h" nogil:
         double item_bias_decay
         double gradient_weight
 
-    double cmf_interleaved_f32(int level, const cmf_job_f32* job) noexcept
-    double cmf_interleaved_f64(int level, const cmf_job_f64* job) noexcept
+    double cmf_interleaved(int level, size_t itemsize, const cmf_job* job) noexcept
 
 
 def highest_level():
@@ -113,80 +84,43 @@ def interleaved_epoch(
     stands for afterwards is its numbers times its scale. The GIL is released.
     """
     cdef:
-        cmf_job_f32 job32
-        cmf_job_f64 job64
-        Py_ssize_t n_blocks = (
-            user_factors.shape[1] * <Py_ssize_t> sizeof(floating) + CMF_ROW_BYTES - 1
-        ) // CMF_ROW_BYTES
-        Py_ssize_t row_bytes = n_blocks * CMF_ROW_BYTES
+        cmf_job job
         double squared_errors
 
-    # A single row has no stride of its own.
-    if (
-        <uintptr_t> &user_factors[0, 0] % CMF_ROW_BYTES
-        or <uintptr_t> &item_factors[0, 0] % CMF_ROW_BYTES
-        or (user_factors.shape[0] > 1 and user_factors.strides[0] != row_bytes)
-        or (item_factors.shape[0] > 1 and item_factors.strides[0] != row_bytes)
-        or not 0 <= level <= cmf_highest_level()
+    if not (
+        are_padded[floating](user_factors)
+        and are_padded[floating](item_factors)
+        and has_level(level)
     ):
         raise ValueError("rows must be padded and aligned, and the level available")
 
-    if floating is float:
-        job32.cuts = &cuts[strip]
-        job32.row_step = n_strips
-        job32.indices = &indices[0]
-        job32.ratings = &ratings[0]
-        job32.row_order = &row_order[0]
-        job32.user_factors = &user_factors[0, 0]
-        job32.item_factors = &item_factors[0, 0]
-        job32.user_biases = &user_biases[0]
-        job32.item_biases = &item_biases[0]
-        job32.item_scales = &item_scales[0]
-        job32.user_records = NULL if user_records is None else &user_records[0, 0]
-        job32.item_records = NULL if user_records is None else &item_records[0, 0]
-        job32.n_ratings = indices.shape[0]
-        job32.first = first
-        job32.last = last
-        job32.stride = row_bytes // sizeof(float)
-        job32.global_mean = global_mean
-        job32.user_rate = user_rate
-        job32.item_rate = item_rate
-        job32.bias_rate = bias_rate
-        job32.user_decay = user_decay
-        job32.item_decay = item_decay
-        job32.user_bias_decay = user_bias_decay
-        job32.item_bias_decay = item_bias_decay
-        job32.gradient_weight = gradient_weight
-        with nogil:
-            squared_errors = cmf_interleaved_f32(level, &job32)
-    else:
-        job64.cuts = &cuts[strip]
-        job64.row_step = n_strips
-        job64.indices = &indices[0]
-        job64.ratings = &ratings[0]
-        job64.row_order = &row_order[0]
-        job64.user_factors = &user_factors[0, 0]
-        job64.item_factors = &item_factors[0, 0]
-        job64.user_biases = &user_biases[0]
-        job64.item_biases = &item_biases[0]
-        job64.item_scales = &item_scales[0]
-        job64.user_records = NULL if user_records is None else &user_records[0, 0]
-        job64.item_records = NULL if user_records is None else &item_records[0, 0]
-        job64.n_ratings = indices.shape[0]
-        job64.first = first
-        job64.last = last
-        job64.stride = row_bytes // sizeof(double)
-        job64.global_mean = global_mean
-        job64.user_rate = user_rate
-        job64.item_rate = item_rate
-        job64.bias_rate = bias_rate
-        job64.user_decay = user_decay
-        job64.item_decay = item_decay
-        job64.user_bias_decay = user_bias_decay
-        job64.item_bias_decay = item_bias_decay
-        job64.gradient_weight = gradient_weight
-        with nogil:
-            squared_errors = cmf_interleaved_f64(level, &job64)
+    job.cuts = &cuts[strip]
+    job.row_step = n_strips
+    job.indices = &indices[0]
+    job.ratings = &ratings[0]
+    job.row_order = &row_order[0]
+    job.user_factors = &user_factors[0, 0]
+    job.item_factors = &item_factors[0, 0]
+    job.user_biases = &user_biases[0]
+    job.item_biases = &item_biases[0]
+    job.item_scales = &item_scales[0]
+    job.user_records = NULL if user_records is None else &user_records[0, 0]
+    job.item_records = NULL if user_records is None else &item_records[0, 0]
+    job.n_ratings = indices.shape[0]
+    job.first = first
+    job.last = last
+    job.stride = padded_bytes(user_factors.shape[1], sizeof(floating)) // sizeof(floating)
+    job.global_mean = global_mean
+    job.user_rate = user_rate
+    job.item_rate = item_rate
+    job.bias_rate = bias_rate
+    job.user_decay = user_decay
+    job.item_decay = item_decay
+    job.user_bias_decay = user_bias_decay
+    job.item_bias_decay = item_bias_decay
+    job.gradient_weight = gradient_weight
+    with nogil:
+        squared_errors = cmf_interleaved(level, sizeof(floating), &job)
     return squared_errors
 
 

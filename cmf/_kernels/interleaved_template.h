@@ -13,8 +13,8 @@
  * has it as a few lines of Python. Of each row only the ratings in one strip of items are visited;
  * with one strip, that is all of them.
  *
- * While a stream holds a row, the user's factors are in registers (or next to them); rows of at most
- * 8 * CMF_ROW_BYTES bytes have code of their own length, which is what makes this possible.
+ * While a stream holds a row, the user's factors are in registers (or next to them); rows of at
+ * most 8 * CMF_ROW_BYTES bytes have code of their own length, which is what makes this possible.
  *
  * Longer rows of these are kept as a scale times a vector (L. Bottou, "Stochastic gradient descent
  * tricks", 2012): the decay of a step then multiplies one number instead of the row, and two of
@@ -31,46 +31,12 @@
  * Here both rows see each other as they were before the step: with rates this large, an item that
  * sees the user's new row grows by g e^2 at every visit, whatever the sign of e.
  *
- * The including file defines REAL, JOB, NAME(base), CMF_VECTOR_BYTES. Assumed, and made sure of by
- * cmf._checks and cmf.training: rows are aligned and padded with zeros (which steps leave zero), all
- * indices and orders are in range, first <= last.
+ * The including file defines REAL, TYPE, JOB, NAME(base), CMF_VECTOR_BYTES. Assumed, and made sure
+ * of by cmf._checks and cmf.training: rows are aligned and padded with zeros (which steps leave
+ * zero), all indices and orders are in range, first <= last.
  */
 
-#if defined(__GNUC__)
-/* may_alias: rows are arrays of REAL, and are read and written as vectors of them. */
-typedef REAL NAME(vector_) __attribute__((vector_size(CMF_VECTOR_BYTES), may_alias));
-#define LANES (CMF_VECTOR_BYTES / (int)sizeof(REAL))
-#else /* one number at a time, for compilers without vector types */
-typedef REAL NAME(vector_);
-#define LANES 1
-#endif
-#define VECTOR NAME(vector_)
-#define PER_BLOCK (CMF_ROW_BYTES / (LANES * (int)sizeof(REAL)))
-
-/* Sum of the lanes: halves are added until there is one number. */
-CMF_INLINE REAL NAME(sum_)(VECTOR values) {
-#if defined(__GNUC__)
-    typedef REAL quarter __attribute__((vector_size(16), may_alias));
-#if CMF_VECTOR_BYTES >= 32
-    typedef REAL half __attribute__((vector_size(32), may_alias));
-#endif
-#if CMF_VECTOR_BYTES == 64
-    union { VECTOR whole; half halves[2]; } wide = {values};
-    union { half whole; quarter halves[2]; } narrow = {wide.halves[0] + wide.halves[1]};
-    quarter last = narrow.halves[0] + narrow.halves[1];
-#elif CMF_VECTOR_BYTES == 32
-    union { half whole; quarter halves[2]; } narrow = {values};
-    quarter last = narrow.halves[0] + narrow.halves[1];
-#else
-    quarter last = values;
-#endif
-    if (sizeof(REAL) == 4) /* of four numbers, the upper two are added to the lower two */
-        last += (quarter){last[16 / sizeof(REAL) - 2], last[16 / sizeof(REAL) - 1]};
-    return last[0] + last[1];
-#else
-    return values;
-#endif
-}
+#include "vectors_template.h"
 
 /* The row that a stream holds. */
 typedef struct {
@@ -83,8 +49,10 @@ typedef struct {
     REAL gradients, norm, shrink; /* with records: as in them, the norm that of the row itself */
 } NAME(stream_);
 
-/* A scale below this is not let become any smaller: LEAST * LEAST is still a good number. */
+/* A scale below LEAST_SCALE is not let become any smaller: its square is still a good number. Rows
+ * that streams hold are settled earlier, below its square root. */
 #define LEAST_SCALE ((REAL)0x1p-20)
+#define SMALL_SCALE ((REAL)0x1p-10)
 
 /* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, `held` says that the user's
  * row is in `user`, not in memory, `scaled` that rows have scales, which takes held rows, and
@@ -99,7 +67,7 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
                            const int held) {
     const int n_vectors = n_blocks * PER_BLOCK;
     VECTOR even = user[0] * item[0];
-    if (n_vectors == 1) return NAME(sum_)(even);
+    if (n_vectors == 1) return NAME(sum_halves_)(even);
     VECTOR odd = user[1] * item[1];
     if (held) {
         CMF_UNROLL for (int v = 2; v < n_vectors; v++) {
@@ -115,25 +83,27 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
         }
         if (n_vectors % 2 == 1) even += user[n_vectors - 1] * item[n_vectors - 1];
     }
-    return NAME(sum_)(even + odd);
+    return NAME(sum_halves_)(even + odd);
 }
 
 /* Fetch what the rows after a position of row_order will want: their cuts first, then the rest. */
 CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, int64_t position) {
     if (position + 2 * CMF_ROWS_AHEAD < job->last)
-        CMF_FETCH(job->cuts + job->row_order[position + 2 * CMF_ROWS_AHEAD] * job->row_step);
+        CMF_FETCH_TO_WRITE(job->cuts +
+                           job->row_order[position + 2 * CMF_ROWS_AHEAD] * job->row_step);
     if (position + CMF_ROWS_AHEAD >= job->last) return;
     int64_t row = job->row_order[position + CMF_ROWS_AHEAD];
     int64_t entry = job->cuts[row * job->row_step];
     const char *factors = (const char *)NAME(user_row_)(job, row);
-    CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(factors + k * CMF_ROW_BYTES);
-    CMF_FETCH(job->user_biases + row);
+    CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
+        CMF_FETCH_TO_WRITE(factors + k * CMF_ROW_BYTES);
+    CMF_FETCH_TO_WRITE(job->user_biases + row);
     if (entry < job->n_ratings) {
-        CMF_FETCH(job->indices + entry);
-        CMF_FETCH(job->ratings + entry);
+        CMF_FETCH_TO_WRITE(job->indices + entry);
+        CMF_FETCH_TO_WRITE(job->ratings + entry);
         if (CMF_RATINGS_AHEAD) {
-            CMF_FETCH(job->indices + entry + CMF_RATINGS_AHEAD);
-            CMF_FETCH(job->ratings + entry + CMF_RATINGS_AHEAD);
+            CMF_FETCH_TO_WRITE(job->indices + entry + CMF_RATINGS_AHEAD);
+            CMF_FETCH_TO_WRITE(job->ratings + entry + CMF_RATINGS_AHEAD);
         }
     }
 }
@@ -194,15 +164,16 @@ CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user
 /* Fetch what a stream will want in a few visits, if it still holds this row then. */
 CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, int64_t position) {
     if (CMF_RATINGS_AHEAD) {
-        CMF_FETCH(job->indices + position + CMF_RATINGS_AHEAD);
-        CMF_FETCH(job->ratings + position + CMF_RATINGS_AHEAD);
+        CMF_FETCH_TO_WRITE(job->indices + position + CMF_RATINGS_AHEAD);
+        CMF_FETCH_TO_WRITE(job->ratings + position + CMF_RATINGS_AHEAD);
     }
     if (CMF_STEPS_AHEAD) {
         int64_t ahead = position + CMF_STEPS_AHEAD;
         if (ahead >= job->n_ratings) ahead = position;
         size_t i = (size_t)job->indices[ahead];
         const char *later = (const char *)(job->item_factors + i * job->stride);
-        CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++) CMF_FETCH(later + k * CMF_ROW_BYTES);
+        CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
+            CMF_FETCH_TO_WRITE(later + k * CMF_ROW_BYTES);
     }
 }
 
@@ -219,25 +190,15 @@ CMF_INLINE REAL NAME(item_scale_)(const JOB *job, VECTOR *item, const int n_bloc
 
 /* A number of the user and one of the item, which undergo the same operations. */
 #if defined(__GNUC__)
-typedef REAL NAME(pair_) __attribute__((vector_size(16)));
-#define PAIR(user, item) ((NAME(pair_)){(user), (item)})
+#define PAIR(user, item) ((SHORT){(user), (item)})
 #define OF_USER(pair) (pair)[0]
 #define OF_ITEM(pair) (pair)[1]
-
-CMF_INLINE NAME(pair_) NAME(roots_)(REAL user, REAL item) {
-#if defined(__SSE2__)
-    NAME(pair_) roots = CMF_PAIR_AND_ONES(user, item); /* numbers without a use stay harmless */
-    return (NAME(pair_))CMF_ROOTS(roots);
-#else
-    return PAIR(CMF_ROOT(user), CMF_ROOT(item));
-#endif
-}
 #endif
 
 /* What one step does to its two rows, as numbers. */
 typedef struct {
 #if defined(__GNUC__)
-    NAME(pair_) rate, decay, shrink;
+    SHORT rate, decay, shrink;
 #else
     struct { REAL user, item; } rate, decay, shrink;
 #endif
@@ -253,7 +214,9 @@ CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * st
                           .item_bias_decay = job->item_bias_decay};
     if (rowwise) {
         rates.shrink = PAIR(stream->shrink, record[CMF_SHRINK]);
-        rates.rate /= NAME(roots_)(stream->gradients, record[CMF_GRADIENTS]);
+        const SHORT squares =
+            CMF_NAME(cmf_pair_and_ones_, TYPE)(stream->gradients, record[CMF_GRADIENTS]);
+        rates.rate /= CMF_NAME(cmf_roots_, TYPE)(squares);
         rates.decay = 1 - rates.rate * rates.shrink;
         rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
     }
@@ -263,17 +226,16 @@ CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * st
 /* Add up squared gradients and bring the norms to where the step takes the rows. */
 CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
                                NAME(rates_) rates, REAL error, REAL product) {
-    const NAME(pair_) own = PAIR(stream->norm, record[CMF_NORM]);
-    const NAME(pair_) other = PAIR(record[CMF_NORM], stream->norm);
-    const NAME(pair_) gain = rates.rate * error;
+    const SHORT own = PAIR(stream->norm, record[CMF_NORM]);
+    const SHORT other = PAIR(record[CMF_NORM], stream->norm);
+    const SHORT gain = rates.rate * error;
     const REAL twice = 2 * product;
-    const NAME(pair_) square = error * (error * other - twice * rates.shrink) +
-                               rates.shrink * rates.shrink * own;
-    const NAME(pair_) norm = rates.decay * (rates.decay * own + twice * gain) +
-                             gain * gain * other;
+    const SHORT square =
+        error * (error * other - twice * rates.shrink) + rates.shrink * rates.shrink * own;
+    const SHORT norm = rates.decay * (rates.decay * own + twice * gain) + gain * gain * other;
     /* Rounding can make a square of almost zero negative; a sum must never fall below 1. */
-    stream->gradients += job->gradient_weight * CMF_ABSOLUTE(OF_USER(square));
-    record[CMF_GRADIENTS] += job->gradient_weight * CMF_ABSOLUTE(OF_ITEM(square));
+    stream->gradients += job->gradient_weight * (REAL)fabs(OF_USER(square));
+    record[CMF_GRADIENTS] += job->gradient_weight * (REAL)fabs(OF_ITEM(square));
     stream->norm = OF_USER(norm);
     record[CMF_NORM] = OF_ITEM(norm);
 }
@@ -288,10 +250,12 @@ CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * st
     NAME(rates_) rates = {{job->user_rate, job->item_rate}, {job->user_decay, job->item_decay},
                           {0, 0}, job->item_bias_decay};
     if (rowwise) {
+        REAL rate[2] = {job->user_rate, job->item_rate};
         rates.shrink.user = stream->shrink;
         rates.shrink.item = record[CMF_SHRINK];
-        rates.rate.user /= CMF_ROOT(stream->gradients);
-        rates.rate.item /= CMF_ROOT(record[CMF_GRADIENTS]);
+        NAME(divide_by_roots_)(rate, stream->gradients, record[CMF_GRADIENTS]);
+        rates.rate.user = rate[0];
+        rates.rate.item = rate[1];
         rates.decay.user = 1 - rates.rate.user * rates.shrink.user;
         rates.decay.item = 1 - rates.rate.item * rates.shrink.item;
         rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
@@ -300,7 +264,7 @@ CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * st
 }
 
 CMF_INLINE REAL NAME(square_)(REAL error, REAL product, REAL shrink, REAL own, REAL other) {
-    return CMF_ABSOLUTE(error * (error * other - 2 * shrink * product) + shrink * shrink * own);
+    return (REAL)fabs(error * (error * other - 2 * shrink * product) + shrink * shrink * own);
 }
 
 CMF_INLINE REAL NAME(norm_)(REAL decay, REAL gain, REAL product, REAL own, REAL other) {
@@ -357,7 +321,7 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
         stream->scale = s;
         job->item_scales[i] = t;
     }
-    CMF_UNROLL_BLOCKS for (int k = 0; k < n_blocks; k++)
+    CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
             VECTOR moved = user[v], other = before[v];
             VECTOR seen = moved;
@@ -374,11 +338,11 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
     return (double)error * (double)error;
 }
 
-/* Visits of one row in a turn after which its scale can at most be the square root of LEAST_SCALE
- * smaller: a power of two. */
+/* Visits of one row in a turn after which its scale can at most be SMALL_SCALE times smaller: a
+ * power of two. */
 CMF_INLINE int64_t NAME(most_turns_)(REAL decay) {
     int64_t turns = 1;
-    for (REAL scale = decay * decay; scale > (REAL)0x1p-10 && turns < INT64_C(1) << 40;
+    for (REAL scale = decay * decay; scale > SMALL_SCALE && turns < INT64_C(1) << 40;
          scale *= scale)
         turns *= 2;
     return turns;
@@ -431,9 +395,10 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
             streams[m].next += turns;
             if (streams[m].next == streams[m].end) {
                 NAME(give_)(job, &streams[m], users[m], n_blocks, held, scaled, rowwise);
-                position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise, position);
+                position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise,
+                                       position);
                 active = active && streams[m].row >= 0;
-            } else if (scaled && CMF_UNLIKELY(streams[m].scale < (REAL)0x1p-10)) {
+            } else if (scaled && CMF_UNLIKELY(streams[m].scale < SMALL_SCALE)) {
                 NAME(settle_)(&streams[m], users[m], n_blocks);
             }
         }
@@ -480,9 +445,10 @@ double NAME(cmf_interleaved_)(const JOB *job) {
 }
 
 #undef VECTOR
-#undef LANES
+#undef SHORT
 #undef PER_BLOCK
 #undef LEAST_SCALE
+#undef SMALL_SCALE
 #undef PAIR
 #undef OF_USER
 #undef OF_ITEM

@@ -10,24 +10,7 @@
 
 #include <stddef.h>
 
-#if defined(_MSC_VER)
-#define CMF_RESTRICT __restrict
-#define CMF_INLINE static __forceinline
-#elif defined(__GNUC__)
-#define CMF_RESTRICT __restrict__
-#define CMF_INLINE static inline __attribute__((always_inline))
-#else
-#define CMF_RESTRICT
-#define CMF_INLINE static inline
-#endif
-
-#if defined(__GNUC__)
-#define CMF_PREFETCH(address) __builtin_prefetch((address), 1, 3)
-#else
-#define CMF_PREFETCH(address) ((void)(address))
-#endif
-
-CMF_INLINE void cmf_prefetch(const void *address) { CMF_PREFETCH(address); }
+#include "compiler.h"
 
 /* NAME(p, q, n): sum of p[f] * q[f].
  *

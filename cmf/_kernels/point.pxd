@@ -8,7 +8,6 @@ cdef extern from "point.h" nogil:
     double cmf_dot_f64(const double* p, const double* q, Py_ssize_t n) noexcept
     void cmf_step_f32(float* p, float* q, Py_ssize_t n, float decay, float gain) noexcept
     void cmf_step_f64(double* p, double* q, Py_ssize_t n, double decay, double gain) noexcept
-    void cmf_prefetch(const void* address) noexcept
 
 
 cdef inline floating dot(const floating* p, const floating* q, Py_ssize_t n) noexcept nogil:

@@ -1,4 +1,4 @@
-/* What kernels written with vector types need of a compiler; see vectors_template.h. */
+/* Vectors of 16 bytes, where there are vector types; longer ones are in vectors_template.h. */
 #ifndef CMF_VECTORS_H
 #define CMF_VECTORS_H
 
@@ -8,22 +8,7 @@
 #include <emmintrin.h>
 #endif
 
-#if defined(__GNUC__)
-#define CMF_INLINE static inline __attribute__((always_inline))
-#define CMF_UNROLL _Pragma("GCC unroll 8")
-#define CMF_FETCH(address) __builtin_prefetch((address), 1, 3)
-#define CMF_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#else
-#define CMF_INLINE static inline
-#define CMF_UNROLL
-#define CMF_FETCH(address) ((void)(address))
-#define CMF_UNLIKELY(condition) (condition)
-#endif
-
-#define CMF_JOIN2(a, b) a##b
-#define CMF_JOIN3(a, b, c) a##b##_##c
-#define CMF_OF_TYPE(base, type) CMF_JOIN2(base, type)
-#define CMF_OF_LEVEL(base, type, level) CMF_JOIN3(base, type, level)
+#include "compiler.h"
 
 /* Sums of neighbors: first those of a, then those of b. */
 #if defined(__GNUC__)
@@ -44,11 +29,16 @@ CMF_INLINE cmf_short_f64 cmf_add_neighbors_f64(cmf_short_f64 a, cmf_short_f64 b)
     return CMF_SHUFFLE(cmf_lanes_f64, a, b, 0, 2) + CMF_SHUFFLE(cmf_lanes_f64, a, b, 1, 3);
 }
 
-/* Two numbers; lanes behind them hold the same again, so that nothing is divided by nothing. */
+/* Two numbers; lanes behind them hold the same again or ones, so that nothing is divided by
+ * nothing. Which it is moves a compiler's choices in all of a step: change it by measurement. */
 CMF_INLINE cmf_short_f32 cmf_pair_f32(float a, float b) { return (cmf_short_f32){a, b, a, b}; }
 CMF_INLINE cmf_short_f64 cmf_pair_f64(double a, double b) { return (cmf_short_f64){a, b}; }
+CMF_INLINE cmf_short_f32 cmf_pair_and_ones_f32(float a, float b) {
+    return (cmf_short_f32){a, b, 1, 1};
+}
+CMF_INLINE cmf_short_f64 cmf_pair_and_ones_f64(double a, double b) { return cmf_pair_f64(a, b); }
 
-/* Their square roots, both in the time of one. */
+/* Square roots, all lanes in the time of one. */
 CMF_INLINE cmf_short_f32 cmf_roots_f32(cmf_short_f32 x) {
 #if defined(__SSE2__)
     return (cmf_short_f32)_mm_sqrt_ps((__m128)x);

@@ -1,15 +1,16 @@
 /* Vectors of REAL, CMF_VECTOR_BYTES long, and what is done with their lanes.
  *
  * The including file defines REAL, TYPE (f32 or f64), NAME(base) and CMF_VECTOR_BYTES. It undefines
- * what is defined here: VECTOR, and PER_BLOCK, the number of vectors in CMF_ROW_BYTES.
+ * what is defined here: VECTOR; PER_BLOCK, the number of vectors in CMF_ROW_BYTES; with vector
+ * types SHORT, a vector of 16 bytes.
  */
 #if defined(__GNUC__)
 /* may_alias: rows are arrays of REAL, and are read and written as vectors of them. */
 typedef REAL NAME(vector_) __attribute__((vector_size(CMF_VECTOR_BYTES), may_alias));
 #define VECTOR NAME(vector_)
 #define PER_BLOCK (CMF_ROW_BYTES / CMF_VECTOR_BYTES)
-#define SHORT CMF_OF_TYPE(cmf_short_, TYPE)
-#define ADD_NEIGHBORS CMF_OF_TYPE(cmf_add_neighbors_, TYPE)
+#define SHORT CMF_NAME(cmf_short_, TYPE)
+#define ADD_NEIGHBORS CMF_NAME(cmf_add_neighbors_, TYPE)
 
 /* Halves are added until there are 16 bytes. */
 CMF_INLINE SHORT NAME(fold_)(VECTOR values) {
@@ -26,15 +27,23 @@ CMF_INLINE SHORT NAME(fold_)(VECTOR values) {
 #endif
 }
 
-/* Sum of the lanes. */
-CMF_INLINE REAL NAME(sum_)(VECTOR values) {
+/* Sum of the lanes: halves are added until there is one number. */
+CMF_INLINE REAL NAME(sum_halves_)(VECTOR values) {
+    SHORT sum = NAME(fold_)(values);
+    if (sizeof(REAL) == 4) /* of four numbers, the upper two are added to the lower two */
+        sum += (SHORT){sum[16 / sizeof(REAL) - 2], sum[16 / sizeof(REAL) - 1]};
+    return sum[0] + sum[1];
+}
+
+/* Sum of the lanes: halves are added down to 16 bytes, then neighbors. */
+CMF_INLINE REAL NAME(sum_neighbors_)(VECTOR values) {
     SHORT sum = NAME(fold_)(values);
     sum = ADD_NEIGHBORS(sum, sum);
     if (sizeof(REAL) == 4) sum = ADD_NEIGHBORS(sum, sum);
     return sum[0];
 }
 
-/* Sums of the lanes of two vectors, made together where they can be. */
+/* The same for two vectors, made together. */
 CMF_INLINE void NAME(sum_two_)(VECTOR first, VECTOR second, REAL *sums) {
     SHORT both = ADD_NEIGHBORS(NAME(fold_)(first), NAME(fold_)(second));
     if (sizeof(REAL) == 4) both = ADD_NEIGHBORS(both, both);
@@ -44,14 +53,13 @@ CMF_INLINE void NAME(sum_two_)(VECTOR first, VECTOR second, REAL *sums) {
 
 /* Divide two numbers by square roots, both in the time of one. */
 CMF_INLINE void NAME(divide_by_roots_)(REAL *numbers, REAL first, REAL second) {
-    const SHORT squares = CMF_OF_TYPE(cmf_pair_, TYPE)(first, second);
-    const SHORT divided = CMF_OF_TYPE(cmf_pair_, TYPE)(numbers[0], numbers[1]) /
-                          CMF_OF_TYPE(cmf_roots_, TYPE)(squares);
+    const SHORT squares = CMF_NAME(cmf_pair_, TYPE)(first, second);
+    const SHORT divided = CMF_NAME(cmf_pair_, TYPE)(numbers[0], numbers[1]) /
+                          CMF_NAME(cmf_roots_, TYPE)(squares);
     numbers[0] = divided[0];
     numbers[1] = divided[1];
 }
 
-#undef SHORT
 #undef ADD_NEIGHBORS
 
 #else /* one number at a time, for compilers without vector types */
@@ -59,7 +67,9 @@ typedef REAL NAME(vector_);
 #define VECTOR NAME(vector_)
 #define PER_BLOCK (CMF_ROW_BYTES / (int)sizeof(REAL))
 
-CMF_INLINE REAL NAME(sum_)(VECTOR value) { return value; }
+CMF_INLINE REAL NAME(sum_halves_)(VECTOR value) { return value; }
+
+CMF_INLINE REAL NAME(sum_neighbors_)(VECTOR value) { return value; }
 
 CMF_INLINE void NAME(sum_two_)(VECTOR first, VECTOR second, REAL *sums) {
     sums[0] = first;
