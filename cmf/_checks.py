@@ -29,6 +29,7 @@ __all__ = [
     "check_no_overlap",
     "check_ratings",
     "check_row_counts",
+    "check_weights",
     "check_writable",
     "narrow_indices",
 ]
@@ -47,6 +48,8 @@ class CheckedRatings:
     values : ndarray of shape (nnz,), float32 or float64, finite
     shape : tuple of int
         ``(n_users, n_items)``.
+    weights : ndarray of shape (nnz,) or None
+        One for each rating, above 0, in the dtype of the values. None: all are 1.
     user_ids, item_ids : ndarray or None
         The labels of a wide data frame.
     frame : str or None
@@ -57,6 +60,7 @@ class CheckedRatings:
     indices: IndexArray
     values: FloatArray
     shape: tuple[int, int]
+    weights: FloatArray | None = None
     user_ids: Ids | None = None
     item_ids: Ids | None = None
     frame: FrameKind | None = None
@@ -128,6 +132,148 @@ def check_ratings(
     _check_no_duplicates(indptr, indices, shape, name)
     _check_values(checked, data, name)
     return checked
+
+
+def check_weights(
+    weights: object, ratings: RatingsLike, checked: CheckedRatings, name: str = "weights"
+) -> CheckedRatings:
+    """Give every rating its weight; ratings of weight 0 are left out.
+
+    Parameters
+    ----------
+    weights : object
+        One weight for each rating: for sparse ratings (CSR, CSC or COO) a sequence in the order of
+        their ``data``, or a sparse matrix with an entry for each rating; for tables a table of the
+        same shape, whose other cells are not looked at.
+    ratings : sparse array or matrix, 2-D array-like, or wide data frame
+        As the caller gave them.
+    checked : CheckedRatings
+        What `check_ratings` made of them.
+    name : str
+        The argument's name in messages.
+
+    Returns
+    -------
+    CheckedRatings
+        With weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a rating has no weight, or one that is negative or not finite; if all are 0.
+    """
+    dtype = checked.values.dtype
+    if sparse.issparse(weights):
+        found = _weights_of_matrix(weights, checked, name)
+    elif sparse.issparse(ratings):
+        found = _weights_in_order(weights, ratings, name)
+    else:
+        found = _weights_of_table(weights, checked, name)
+    found = _values(found, dtype)
+    position = csr.first_nonfinite(found)
+    negative = position < 0 and found.min() < 0
+    if position >= 0 or negative:
+        position = int(np.argmin(found)) if negative else position
+        where = f"{_row_of(checked.indptr, position)}, {checked.indices[position]}"
+        raise ValueError(
+            f"the weight of ratings[{where}] is {found[position]}: {name} must be finite and at "
+            "least 0"
+        )
+    if not found.any():
+        raise ValueError(f"{name} are all 0: no rating would count")
+    return _without(replace(checked, weights=found), found == 0)
+
+
+def _without(ratings: CheckedRatings, dropped: NDArray[np.bool_]) -> CheckedRatings:
+    """Leave out some ratings."""
+    if not dropped.any():
+        return ratings
+    before = np.concatenate([[0], np.cumsum(dropped)])[ratings.indptr]
+    indices: IndexArray = ratings.indices[~dropped]
+    return replace(
+        ratings,
+        indptr=ratings.indptr - before,
+        indices=indices,
+        values=ratings.values[~dropped],
+        weights=None if ratings.weights is None else ratings.weights[~dropped],
+    )
+
+
+def _weights_in_order(weights: object, ratings: Any, name: str) -> NDArray[Any]:
+    """Return weights that stand in the order of a sparse container's data."""
+    if ratings.format not in ("csr", "csc", "coo"):
+        raise ValueError(
+            f"{name} must be a sparse matrix like the ratings, which are {ratings.format}: only "
+            "CSR, CSC and COO have their entries in an order"
+        )
+    numbers = _floating_array(weights, name, 1, np.float64)
+    if numbers.shape != np.shape(ratings.data):
+        raise ValueError(
+            f"{name} has {numbers.shape[0]} numbers for {np.shape(ratings.data)[0]} stored ratings"
+        )
+    # What was done to the ratings is done to the weights: any order of theirs is the same then.
+    in_order: NDArray[Any] = _sparse_parts(_with_data(ratings, numbers), name)[2]
+    return in_order
+
+
+def _with_data(matrix: Any, data: NDArray[Any]) -> Any:
+    if matrix.format == "coo":
+        return sparse.coo_array((data, (matrix.row, matrix.col)), shape=matrix.shape)
+    made = sparse.csr_array if matrix.format == "csr" else sparse.csc_array
+    return made((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _weights_of_matrix(weights: Any, checked: CheckedRatings, name: str) -> NDArray[Any]:
+    """Return the entries of a sparse matrix at the places of the ratings."""
+    found = check_ratings(weights, dtype=np.float64, name=name)
+    if found.shape != checked.shape:
+        raise ValueError(f"{name} has shape {found.shape}, but ratings has {checked.shape}")
+    # Numbers of cells, ascending, so that each rating finds its weight by halving.
+    cells, wanted = (_cells_of(ratings) for ratings in (found, checked))
+    order = np.argsort(cells, kind="stable")
+    places = np.minimum(np.searchsorted(cells, wanted, sorter=order), cells.shape[0] - 1)
+    positions = order[places]
+    missing = np.flatnonzero(cells[positions] != wanted)
+    if missing.size:
+        first = int(missing[0])
+        raise ValueError(
+            f"{name} has no entry for ratings[{_row_of(checked.indptr, first)}, "
+            f"{checked.indices[first]}]: one for every rating is wanted"
+        )
+    at_ratings: NDArray[Any] = found.values[positions]
+    return at_ratings
+
+
+def _cells_of(ratings: CheckedRatings) -> NDArray[np.int64]:
+    rows = np.repeat(np.arange(ratings.shape[0]), np.diff(ratings.indptr))
+    cells: NDArray[np.int64] = rows * ratings.shape[1] + ratings.indices
+    return cells
+
+
+def _weights_of_table(weights: object, checked: CheckedRatings, name: str) -> NDArray[Any]:
+    """Return the cells of a table at the places of the ratings."""
+    if _frames.is_frame(weights):
+        wide = _frames.read_wide(weights, name)
+        for ids, of_ratings in (
+            (wide.user_ids, checked.user_ids),
+            (wide.item_ids, checked.item_ids),
+        ):
+            if ids is not None and not np.array_equal(ids, of_ratings):  # type: ignore[arg-type]
+                raise ValueError(f"{name} must have the labels of the ratings, in the same order")
+        table = wide.values
+    else:
+        table = _dense_table(weights, name)
+    if table.shape != checked.shape:
+        raise ValueError(f"{name} has shape {table.shape}, but ratings has {checked.shape}")
+    rows = np.repeat(np.arange(checked.shape[0]), np.diff(checked.indptr))
+    cells: NDArray[Any] = table[rows, checked.indices]
+    return cells
+
+
+def _same_labels(found: Ids | None, wanted: Ids | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return bool(np.array_equal(found, wanted))
 
 
 def check_csr(
@@ -275,10 +421,10 @@ def align_ratings(
     lengths = np.diff(ratings.indptr)
     rows = np.arange(shape[0]) if user_rows is None else user_rows
     columns: IndexArray = ratings.indices if item_rows is None else item_rows[ratings.indices]
-    indptr, indices, values = _from_triples(
-        np.repeat(rows, lengths), columns, ratings.values, shape, name
-    )
-    return CheckedRatings(indptr, indices, values, shape)
+    places: Any = np.arange(ratings.nnz)
+    indptr, indices, places = _from_triples(np.repeat(rows, lengths), columns, places, shape, name)
+    weights = None if ratings.weights is None else ratings.weights[places]
+    return CheckedRatings(indptr, indices, ratings.values[places], shape, weights)
 
 
 def narrow_indices(ratings: CheckedRatings) -> CheckedRatings:

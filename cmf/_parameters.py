@@ -18,6 +18,8 @@ __all__ = ["Parameters", "check_bool", "check_choice", "check_float", "check_int
 DTYPES = ("float32", "float64")
 INITS = ("normal", "scaled", "uniform")
 SCALINGS = ("rating", "sqrt", "count")
+# In the order of their numbers in the kernel.
+LOSSES = ("squared", "absolute", "huber", "logistic", "poisson")
 
 
 def check_int(value: object, name: str, *, minimum: int, maximum: int | None = None) -> int:
@@ -120,6 +122,13 @@ class Parameters:
     posterior_samples: int = 0
     burn_in: int = 40
     implicit: bool | None = None
+    implicit_learning_rate: float | None = None
+    implicit_regularization: float | None = None
+    loss_function: str = "squared"
+    huber_threshold: float | None = None
+    l1_regularization: float = 0.0
+    nonnegative: bool = False
+    averaged_epochs: int = 1
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Parameters:
@@ -130,21 +139,21 @@ class Parameters:
                 "init_scale=0 with biases=False starts at a saddle point that no step leaves: "
                 "give an init_scale above 0, or biases=True for a model of biases alone"
             )
-        if not checked.shuffle and checked.by_row:
-            raise ValueError(
-                "shuffle=False visits ratings by the plain rule: adaptive, learning_rate_decay, "
-                "bias_learning_rate, regularization by user, item or bias, and "
-                "regularization_scaling need shuffle=True"
-            )
-        if checked.implicit and not checked.posterior_samples:
-            raise ValueError("implicit=True needs posterior_samples above 0")
+        _refuse_contradictions(checked)
         return checked
+
+    @property
+    def general(self) -> bool:
+        """Whether a parameter asks for another objective than squares."""
+        return self.loss_function != "squared" or self.l1_regularization > 0 or self.nonnegative
 
     @property
     def by_row(self) -> bool:
         """Whether a parameter asks for more than the plain rule."""
         return (
-            bool(self.adaptive)
+            self.general
+            or bool(self.adaptive)
+            or (bool(self.implicit) and not self.posterior_samples)
             or self.regularization_scaling != "rating"
             or any(
                 getattr(self, name) is not None
@@ -162,6 +171,34 @@ class Parameters:
     def names(cls) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(field.name for field in fields(cls))
+
+
+def _refuse_contradictions(parameters: Parameters) -> None:
+    """Refuse values that are fine alone, but not together."""
+    if parameters.posterior_samples:
+        for name, asked in (
+            ("loss_function", parameters.loss_function != "squared"),
+            ("l1_regularization", parameters.l1_regularization > 0),
+            ("nonnegative", parameters.nonnegative),
+            ("averaged_epochs", parameters.averaged_epochs > 1),
+        ):
+            if asked:
+                raise ValueError(
+                    f"{name}={getattr(parameters, name)!r} is for gradient descent: it does not "
+                    "go with posterior_samples"
+                )
+    if not parameters.shuffle and parameters.by_row:
+        raise ValueError(
+            "shuffle=False visits ratings by the plain rule: adaptive, learning_rate_decay, "
+            "bias_learning_rate, regularization by user, item or bias, regularization_scaling, "
+            "implicit, l1_regularization, nonnegative and loss functions other than 'squared' need "
+            "shuffle=True"
+        )
+    if parameters.implicit and parameters.general:
+        raise ValueError(
+            "implicit=True goes with loss_function='squared', without l1_regularization and "
+            "without nonnegative"
+        )
 
 
 _Check = Callable[[object, str], Any]
@@ -221,4 +258,11 @@ _CHECKS: dict[str, _Check] = {
     "posterior_samples": partial(check_int, minimum=0),
     "burn_in": partial(check_int, minimum=0),
     "implicit": _optional(check_bool),
+    "implicit_learning_rate": _optional(check_float),
+    "implicit_regularization": _optional(check_float),
+    "loss_function": partial(check_choice, choices=LOSSES),
+    "huber_threshold": _optional(_positive),
+    "l1_regularization": check_float,
+    "nonnegative": check_bool,
+    "averaged_epochs": partial(check_int, minimum=1),
 }

@@ -28,7 +28,9 @@ HISTORY_COLUMNS = (
 
 @dataclass(slots=True)
 class Factors:
-    """Factors and biases of one model: r̂_ui = global_mean + b_u + c_i + p_u·q_i.
+    """Factors and biases of one model: x_ui = global_mean + b_u + c_i + p_u·q_i.
+
+    With squared, absolute and Huber loss x is the predicted rating.
 
     Attributes
     ----------
@@ -39,6 +41,10 @@ class Factors:
     global_mean : float; 0.0 if not `biased`
     biased : bool
         Whether training moves the biases.
+    own_user_factors, implicit_factors : ndarray or None
+        With implicit features, what `user_factors` is made of: rows of the users' own, shape
+        (n_users, n_factors), and one row y per item, shape (n_items, n_factors), of which the items
+        that a user has rated add up, over the root of their number.
     """
 
     user_factors: FloatArray
@@ -47,6 +53,21 @@ class Factors:
     item_biases: FloatArray
     global_mean: float
     biased: bool
+    own_user_factors: FloatArray | None = None
+    implicit_factors: FloatArray | None = None
+
+    @property
+    def trained(self) -> tuple[FloatArray, ...]:
+        """The arrays that training changes, those of all models first."""
+        found = (
+            self.user_factors,
+            self.item_factors,
+            self.user_biases,
+            self.item_biases,
+            self.own_user_factors,
+            self.implicit_factors,
+        )
+        return tuple(array for array in found if array is not None)
 
     @property
     def n_users(self) -> int:

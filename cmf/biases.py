@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
+from cmf._counts import rating_counts
 from cmf._kernels.biases import sum_residuals
-from cmf._kernels.csr import count_columns
 from cmf._ranges import row_ranges
-from cmf._rows import too_large
+from cmf.objectives import link
 
-__all__ = ["DampedBiases", "damped_biases", "rating_counts"]
+__all__ = ["DampedBiases", "biases_of_loss", "damped_biases"]
 
 N_PASSES = 10
 FIRST_DAMPING = 5.0
 LEAST_DAMPING, MOST_DAMPING = 0.1, 1e4
+# Losses that bound the pull of outliers start from ratings within so many spreads of the middle.
+MOST_SPREADS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +42,6 @@ class DampedBiases:
     items: NDArray[np.float64]
     user_damping: float
     item_damping: float
-
-
-def rating_counts(ratings: CheckedRatings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the ratings of users and of items.
-
-    Parameters
-    ----------
-    ratings : CheckedRatings
-        What to count.
-
-    Returns
-    -------
-    of_users, of_items : ndarray of shape (n_users,) and (n_items,), int64
-        The counts.
-    """
-    try:
-        of_items = np.zeros(ratings.shape[1], dtype=np.int64)
-    except (MemoryError, ValueError) as error:
-        wanted = f"want a count of each, {ratings.shape[1] * 8e-9:.3g} GB"
-        raise too_large(ratings.shape, wanted) from error
-    count_columns(ratings.indices, of_items)
-    return np.diff(ratings.indptr), of_items
 
 
 def damped_biases(ratings: CheckedRatings, global_mean: float) -> DampedBiases:
@@ -94,6 +75,48 @@ def damped_biases(ratings: CheckedRatings, global_mean: float) -> DampedBiases:
         for _ in range(N_PASSES):
             _improve(ratings, global_mean, counts, values, damping)
     return DampedBiases(values[0], values[1], damping[0], damping[1])
+
+
+def biases_of_loss(ratings: CheckedRatings, loss: str, start: float, spread: float) -> DampedBiases:
+    """Estimate where biases start with any loss.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        At least one.
+    loss : str
+        That will be trained on.
+    start : float
+        μ, as `cmf.objectives.start_value` gives it.
+    spread : float
+        Of the ratings, for absolute and Huber loss.
+
+    Returns
+    -------
+    DampedBiases
+        Damped means; absolute and Huber: of ratings that are drawn to within three spreads of μ;
+        logistic and Poisson: brought to the scale of x after the means were taken.
+    """
+    if loss in ("absolute", "huber"):
+        reach = MOST_SPREADS * spread
+        values: Any = np.clip(ratings.values, start - reach, start + reach)
+        return damped_biases(replace(ratings, values=values), start)
+    if loss == "squared":
+        return damped_biases(ratings, start)
+    mean = float(link(loss, np.array(start)))
+    found = damped_biases(ratings, mean)
+    highest = 1 - 0.05 * (1 - mean) if loss == "logistic" else np.inf
+    moved = [
+        _unlink(loss, np.clip(mean + of_side, 0.05 * mean, highest)) - start
+        for of_side in (found.users, found.items)
+    ]
+    return replace(found, users=moved[0], items=moved[1])
+
+
+def _unlink(loss: str, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return x of predicted ratings, the inverse of `cmf.objectives.link`."""
+    x: NDArray[np.float64] = np.log(means / (1 - means) if loss == "logistic" else means)
+    return x
 
 
 def _improve(

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
+from cmf._kernels.general import general_epoch
+from cmf._kernels.implicit import SCRATCH_ROWS, implicit_epoch
 from cmf._kernels.interleaved import interleaved_epoch, settle_rows
 from cmf._kernels.sgd import sgd_epoch
 from cmf._parameters import Parameters
 from cmf._ranges import fits_one_call, row_ranges
+from cmf._rows import zero_rows
 from cmf._state import Factors
 from cmf._threads import Team
-from cmf._typing import FloatArray
 from cmf.config import simd_level
-from cmf.grid import make_grid
-from cmf.schedule import Schedule, Steps
+from cmf.grid import Grid, make_grid
+from cmf.implicit import add_implicit, implicit_weights
+from cmf.objectives import loss_number
+from cmf.schedule import Schedule
 
 __all__ = ["Epochs", "make_epochs"]
 
@@ -42,7 +47,17 @@ class Epochs(Protocol):
         Returns
         -------
         float
-            Running sum of squared errors.
+            Running sum of squared errors, or of the losses times their weights.
+        """
+        ...
+
+    def settle(self, factors: Factors) -> None:
+        """Bring factors into the form that is read.
+
+        Parameters
+        ----------
+        factors : Factors
+            As `run` has left them.
         """
         ...
 
@@ -55,7 +70,7 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
     ratings : CheckedRatings
         Of the factors' dtype and shape.
     parameters : Parameters
-        Whether to shuffle, and the number of factors.
+        Whether to shuffle, the number of factors and what they are to minimize.
     seed : int
         Root of the orders of all epochs.
     team : Team
@@ -65,90 +80,256 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
     -------
     Epochs
         Shuffled over a grid of blocks, or row after row.
+
+    Raises
+    ------
+    ValueError
+        If there are too many items for implicit features.
     """
     if not parameters.shuffle:
         return _InRows(ratings, None)
-    if ratings.indices.dtype != np.int32:  # more items than an int32 can number
+    narrow = ratings.indices.dtype == np.int32
+    if parameters.implicit:
+        if not narrow:
+            raise ValueError(f"implicit=True needs fewer than 2**31 items, got {ratings.shape[1]}")
+        return _WithImplicit(ratings, seed, parameters.n_threads)
+    general = parameters.general or ratings.weights is not None
+    if not (narrow or general):
         return _InRows(ratings, seed)
-    return _Shuffled(ratings, parameters, seed, team)
+    kernel = partial(_General, parameters) if general else _Interleaved
+    return _Shuffled(ratings, parameters, seed, team, kernel)
+
+
+class _Kernel(Protocol):
+    """What visits one block of a grid, with the steps of one epoch."""
+
+    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
+        """Visit a strip of the rows at some positions; return the sum of the losses."""
+        ...
+
+    def settle(self, first: int, last: int) -> None:
+        """Finish the rows of some items."""
+        ...
 
 
 class _Shuffled:
-    """Epochs over users in random order, several of them in turns, block by block of a grid."""
+    """Epochs over users in random order, block by block of a grid."""
 
     def __init__(
-        self, ratings: CheckedRatings, parameters: Parameters, seed: int, team: Team
+        self,
+        ratings: CheckedRatings,
+        parameters: Parameters,
+        seed: int,
+        team: Team,
+        kernel: Callable[[Grid, Factors, Schedule, int], _Kernel],
     ) -> None:
         self.seed = seed
         self.team = team
-        self.level = simd_level()
+        self.kernel = kernel
         self.grid = make_grid(ratings, parameters.n_factors)
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
-        """Visit every rating once and return the running sum of squared errors."""
+        """Visit every rating once and return the running sum of losses."""
         grid, n = self.grid, self.grid.n_strips
         row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
         groups = grid.groups(row_order)
-        item_scales = np.ones_like(factors.item_biases)
-        steps = schedule.steps(epoch)
-        records = steps.item_records
-        # Norms are kept by recurrence within an epoch, from what they are now.
-        settle_rows(factors.item_factors, item_scales, records, 0, item_scales.shape[0])
-        squared_errors = np.zeros((n, n))
+        kernel = self.kernel(grid, factors, schedule, epoch)
+        losses = np.zeros((n, n))
 
         def train_block(group: int, strip: int) -> None:
             rows = row_order[groups[group] : groups[group + 1]]
-            squared_errors[group, strip] = self._run_block(factors, item_scales, steps, rows, strip)
+            losses[group, strip] = self._visit(kernel, rows, strip, factors.n_factors)
             if (strip - group) % n == n - 1:  # the last group to visit this strip
-                first, last = grid.bounds[strip : strip + 2]
-                settle_rows(factors.item_factors, item_scales, records, first, last)
+                kernel.settle(*grid.bounds[strip : strip + 2])
 
         try:
             self.team.run_grid(train_block, n)
-        finally:  # whatever ended it, the factors are of use
-            settle_rows(factors.item_factors, item_scales, records, 0, item_scales.shape[0])
-        return math.fsum(squared_errors.flat)
+        except BaseException:  # the factors are of use, whatever it was
+            kernel.settle(0, factors.n_items)
+            raise
+        return math.fsum(losses.flat)
 
-    def _run_block(
-        self,
-        factors: Factors,
-        item_scales: FloatArray,
-        steps: Steps,
-        rows: NDArray[np.int64],
-        strip: int,
-    ) -> float:
-        """Train on one strip of some rows."""
+    def settle(self, factors: Factors) -> None:
+        """Do nothing: every strip has been settled by the last group that visited it."""
+
+    def _visit(self, kernel: _Kernel, rows: NDArray[np.int64], strip: int, n_factors: int) -> float:
+        """Train on one strip of some rows, in calls that Ctrl-C does not have to wait for."""
         grid, ratings = self.grid, self.grid.ratings
-        indices: Any = ratings.indices
-        scalars = steps.scalars()
-        total = 0.0
         if rows.shape[0] == 0:
-            return total
+            return 0.0
         ranges: Iterable[tuple[int, int]] = [(0, rows.shape[0])]
-        if not fits_one_call(ratings.nnz // grid.n_strips, factors.n_factors):
-            ranges = row_ranges(ratings.indptr, factors.n_factors, rows)
-        for first, last in ranges:
-            total += interleaved_epoch(
-                grid.cuts,
+        if not fits_one_call(ratings.nnz // grid.n_strips, n_factors):
+            ranges = row_ranges(ratings.indptr, n_factors, rows)
+        return sum(kernel.visit(rows, first, last, strip) for first, last in ranges)
+
+
+class _Interleaved:
+    """Squared errors: several users in turns, at the best instruction-set level."""
+
+    def __init__(self, grid: Grid, factors: Factors, schedule: Schedule, epoch: int) -> None:
+        self.grid = grid
+        self.factors = factors
+        self.steps = schedule.steps(epoch)
+        self.level = simd_level()
+        self.item_scales = np.ones_like(factors.item_biases)
+        # Norms are kept by recurrence within an epoch, from what they are now.
+        self.settle(0, factors.n_items)
+
+    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
+        """Visit a strip of the rows at some positions; return the sum of squared errors."""
+        grid, factors, steps = self.grid, self.factors, self.steps
+        indices: Any = grid.ratings.indices
+        return interleaved_epoch(
+            grid.cuts,
+            indices,
+            grid.ratings.values,
+            rows,
+            factors.user_factors,
+            factors.item_factors,
+            factors.user_biases,
+            factors.item_biases,
+            self.item_scales,
+            steps.user_records,
+            steps.item_records,
+            first,
+            last,
+            strip,
+            grid.n_strips,
+            self.level,
+            factors.global_mean,
+            steps.rate,
+            steps.rate,
+            steps.bias_rate,
+            steps.user_decay,
+            steps.item_decay,
+            steps.bias_decay,
+            steps.bias_decay,
+            steps.gradient_weight,
+        )
+
+    def settle(self, first: int, last: int) -> None:
+        """Multiply items by their scales and write down their norms."""
+        settle_rows(
+            self.factors.item_factors, self.item_scales, self.steps.item_records, first, last
+        )
+
+
+class _General:
+    """Any loss, weights, L1 and non-negativity: one user after the other."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        grid: Grid,
+        factors: Factors,
+        schedule: Schedule,
+        epoch: int,
+    ) -> None:
+        self.grid = grid
+        self.factors = factors
+        self.steps = schedule.steps(epoch)
+        self.huber_threshold = schedule.huber_threshold
+        self.slope_limit = schedule.slope_limit
+        self.loss = loss_number(parameters.loss_function)
+        self.l1 = parameters.l1_regularization / 2
+        self.nonnegative = parameters.nonnegative
+        # Where rates are as large as adaptive ones begin, an item that steps from the new row of
+        # the user grows with every visit.
+        self.together = schedule.adaptive
+
+    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
+        """Visit a strip of the rows at some positions; return the sum of weighted losses."""
+        grid, factors, steps = self.grid, self.factors, self.steps
+        assert steps.user_records is not None
+        assert steps.item_records is not None
+        return general_epoch(
+            grid.cuts,
+            grid.ratings.indices,
+            grid.ratings.values,
+            grid.ratings.weights,
+            rows,
+            factors.user_factors,
+            factors.item_factors,
+            factors.user_biases,
+            factors.item_biases,
+            steps.user_records,
+            steps.item_records,
+            first,
+            last,
+            strip,
+            grid.n_strips,
+            self.loss,
+            self.huber_threshold,
+            self.slope_limit,
+            factors.biased,
+            factors.global_mean,
+            steps.rate,
+            steps.rate,
+            steps.bias_rate,
+            steps.gradient_weight,
+            self.l1,
+            self.l1,
+            self.nonnegative,
+            np.empty(factors.n_factors, dtype=factors.dtype) if self.together else None,
+        )
+
+    def settle(self, first: int, last: int) -> None:
+        """Do nothing: rows are always what they stand for."""
+
+
+class _WithImplicit:
+    """Epochs of SVD++ over users in random order, in one thread: users share all items' rows."""
+
+    def __init__(self, ratings: CheckedRatings, seed: int, n_threads: int | None) -> None:
+        self.ratings = ratings
+        self.seed = seed
+        self.n_threads = n_threads
+        self.level = simd_level()
+        self.weights = implicit_weights(ratings)
+
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
+        """Visit every rating once and return the running sum of squared errors."""
+        ratings, steps = self.ratings, schedule.steps(epoch)
+        assert factors.own_user_factors is not None
+        assert factors.implicit_factors is not None
+        assert steps.user_records is not None
+        assert steps.item_records is not None
+        row_order = _row_order(self.seed, epoch, ratings.shape[0])
+        scratch = zero_rows(SCRATCH_ROWS, factors.n_factors, factors.dtype)
+        indices: Any = ratings.indices
+        total = 0.0
+        for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
+            total += implicit_epoch(
+                ratings.indptr,
                 indices,
                 ratings.values,
-                rows,
-                factors.user_factors,
+                row_order,
+                self.weights,
+                factors.own_user_factors,
                 factors.item_factors,
+                factors.implicit_factors,
                 factors.user_biases,
                 factors.item_biases,
-                item_scales,
                 steps.user_records,
                 steps.item_records,
+                scratch,
                 first,
                 last,
-                strip,
-                grid.n_strips,
                 self.level,
                 factors.global_mean,
-                *scalars,
+                steps.rate,
+                steps.rate,
+                steps.bias_rate,
+                steps.implicit_rate,
+                steps.implicit_shrink,
+                steps.gradient_weight,
             )
         return total
+
+    def settle(self, factors: Factors) -> None:
+        """Add the implicit factors to the users' own."""
+        assert factors.own_user_factors is not None
+        add_implicit(factors, self.ratings, self.n_threads)
 
 
 class _InRows:
@@ -181,6 +362,9 @@ class _InRows:
                 schedule.regularization,
             )
         return total
+
+    def settle(self, factors: Factors) -> None:
+        """Do nothing: rows are always what they stand for."""
 
 
 def _row_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:

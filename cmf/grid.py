@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cmf._checks import CheckedRatings
-from cmf._kernels.csr import count_columns, cut_rows, first_unsorted
+from cmf._counts import rating_counts
+from cmf._kernels.csr import cut_rows, first_unsorted
 from cmf._ranges import row_ranges
 
 __all__ = ["Grid", "make_grid"]
@@ -106,7 +107,8 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
         return Grid(ratings, ratings.indptr, np.array([0, n_items]))
     if first_unsorted(ratings.indptr, ratings.indices) >= 0:
         ratings = _sorted(ratings)
-    bounds = _equal_parts(np.cumsum(_ratings_per_item(ratings)), n_strips)
+    _, of_items = rating_counts(ratings)
+    bounds = _equal_parts(np.cumsum(of_items), n_strips)
     bounds[-1] = n_items
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
     cut_rows(ratings.indptr, ratings.indices, bounds, cuts)
@@ -115,26 +117,21 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
 
 def _sorted(ratings: CheckedRatings) -> CheckedRatings:
     """Return a copy whose indices ascend inside rows, sorted a number of rows at a time."""
-    indices, values = np.empty_like(ratings.indices), np.empty_like(ratings.values)
+    indices = np.empty_like(ratings.indices)
+    order = np.empty(ratings.nnz, dtype=np.int64)
     for first, last in row_ranges(ratings.indptr, 1, factors_per_call=SORTED_AT_ONCE):
         start, stop = ratings.indptr[first], ratings.indptr[last]
         part = sparse.csr_array(
             (
-                ratings.values[start:stop],
+                np.arange(start, stop),
                 ratings.indices[start:stop],
                 ratings.indptr[first : last + 1] - start,
             ),
             shape=(last - first, ratings.shape[1]),
         ).sorted_indices()
-        indices[start:stop], values[start:stop] = part.indices, part.data
-    return replace(ratings, indices=indices, values=values)
-
-
-def _ratings_per_item(ratings: CheckedRatings) -> NDArray[np.int64]:
-    """Count the ratings of each item."""
-    counts = np.zeros(ratings.shape[1], dtype=np.int64)
-    count_columns(ratings.indices, counts)
-    return counts
+        indices[start:stop], order[start:stop] = part.indices, part.data
+    weights = None if ratings.weights is None else ratings.weights[order]
+    return replace(ratings, indices=indices, values=ratings.values[order], weights=weights)
 
 
 def _n_strips(n_ratings: int, n_users: int, n_factors: int) -> int:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cmf._checks import CheckedRatings, check_factors, check_row_counts
-from cmf._kernels.csr import count_columns
+from cmf._counts import rating_counts
 from cmf._parameters import Parameters
 from cmf._rows import too_large, zero_rows
 from cmf._state import Factors
 from cmf._typing import FloatArray
+from cmf.objectives import start_value
 
 __all__ = ["initialize", "mean_of"]
 
@@ -56,14 +57,15 @@ def initialize(
     global_mean : float
         Of the model; see `mean_of`.
     generator : numpy.random.Generator
-        Gives a generator of their own to users and items, who are drawn row by row.
+        Gives users and items a generator each; both are drawn row by row.
     user_factors, item_factors : array-like, optional
         Starts to copy instead of drawing. A side that is not given is drawn.
 
     Returns
     -------
     Factors
-        Biases are zero and the global mean is that of the ratings, or 0 without biases. Rows of
+        Biases are zero, the global mean is the one that is given, and with ``nonnegative`` drawn
+        factors have lost their signs. Rows of
         drawn factors whose user or item has no rating are zero, so that their predictions fall
         back to the mean and the known biases instead of to noise.
     """
@@ -78,16 +80,18 @@ def initialize(
             dtype=dtype,
         )
         check_row_counts(*starts, ratings.shape)
-    of_users, of_items = generator.spawn(2)
+        if parameters.nonnegative:
+            _refuse_negative(*starts)
+    generators = generator.spawn(2)
+    counts = rating_counts(ratings)
     draw = _drawing(parameters, init_scale)
-    if user_factors is not None:
-        P[...] = starts[0]
-    else:
-        _draw(P, np.diff(ratings.indptr) > 0, draw, of_users)
-    if item_factors is not None:
-        Q[...] = starts[1]
-    else:
-        _draw(Q, _rated_items(ratings), draw, of_items)
+    for side, (factors, given) in enumerate(((P, user_factors), (Q, item_factors))):
+        if given is not None:
+            factors[...] = starts[side]
+        else:
+            _draw(factors, counts[side] > 0, draw, generators[side])
+            if parameters.nonnegative:
+                np.abs(factors, out=factors)
     return Factors(
         P,
         Q,
@@ -106,15 +110,21 @@ def mean_of(ratings: CheckedRatings, parameters: Parameters) -> float:
     ratings : CheckedRatings
         At least one.
     parameters : Parameters
-        Whether there are biases.
+        Whether there are biases, and the loss.
 
     Returns
     -------
     float
-        The mean of the ratings, 0 without biases.
+        The number with the least loss: the mean of the ratings, or what `cmf.objectives` has for
+        other losses; 0 without biases. Huber loss whose threshold is not known yet has the median.
     """
+    if not parameters.biases:
+        return 0.0
+    loss, threshold = parameters.loss_function, parameters.huber_threshold
+    if loss == "huber" and threshold is None:
+        loss = "absolute"
     with np.errstate(over="ignore"):  # an infinite mean is reported as divergence
-        return float(ratings.values.mean(dtype=np.float64)) if parameters.biases else 0.0
+        return start_value(loss, ratings.values, ratings.weights, huber_threshold=threshold or 1.0)
 
 
 def _allocate(
@@ -130,11 +140,10 @@ def _allocate(
     return P, Q
 
 
-def _rated_items(ratings: CheckedRatings) -> NDArray[np.bool_]:
-    """Tell which items have a rating."""
-    counts = np.zeros(ratings.shape[1], dtype=np.int64)
-    count_columns(ratings.indices, counts)
-    return counts > 0
+def _refuse_negative(P: FloatArray, Q: FloatArray) -> None:
+    for factors, name in ((P, "user_factors"), (Q, "item_factors")):
+        if factors.min() < 0:
+            raise ValueError(f"{name} has negative numbers: nonnegative=True starts without")
 
 
 def _draw(

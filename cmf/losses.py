@@ -10,6 +10,7 @@ import math
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from cmf._checks import CheckedRatings, check_bias, check_factors, check_ratings, check_row_counts
@@ -20,6 +21,7 @@ from cmf._ranges import row_ranges
 from cmf._state import Factors
 from cmf._typing import RatingsLike
 from cmf.config import simd_level
+from cmf.objectives import has_link, linked_errors
 
 __all__ = ["Loss", "loss"]
 
@@ -150,7 +152,12 @@ def loss(
 
 
 def exact_loss(
-    ratings: CheckedRatings, factors: Factors, regularization: float, n_threads: int | None = 1
+    ratings: CheckedRatings,
+    factors: Factors,
+    regularization: float,
+    n_threads: int | None = 1,
+    *,
+    loss: str = "squared",
 ) -> Loss:
     """Measure checked factors on checked ratings.
 
@@ -164,20 +171,26 @@ def exact_loss(
         β.
     n_threads : int or None, default 1
         Most threads to use, as in `cmf.loss`. Never changes a bit of the result.
+    loss : str, default "squared"
+        Whose link turns x into the predicted rating.
 
     Returns
     -------
     Loss
-        In float64.
+        Of the predicted ratings, in float64.
     """
-    squared, _ = _sums(ratings, factors, n_threads)
+    squared, _ = _sums(ratings, factors, n_threads, loss)
     mse = squared / ratings.nnz
     penalty = regularization_term(factors, regularization)
     return Loss(squared, mse, math.sqrt(mse), penalty, mse + penalty, ratings.nnz)
 
 
 def validation_errors(
-    ratings: CheckedRatings, factors: Factors, n_threads: int | None = 1
+    ratings: CheckedRatings,
+    factors: Factors,
+    n_threads: int | None = 1,
+    *,
+    loss: str = "squared",
 ) -> tuple[float, float]:
     """Measure checked factors on checked ratings that were not trained on.
 
@@ -189,17 +202,19 @@ def validation_errors(
         The model.
     n_threads : int or None, default 1
         Most threads to use, as in `cmf.loss`. Never changes a bit of the result.
+    loss : str, default "squared"
+        Whose link turns x into the predicted rating.
 
     Returns
     -------
     rmse, mae : float
         In rating units.
     """
-    squared, absolute = _sums(ratings, factors, n_threads)
+    squared, absolute = _sums(ratings, factors, n_threads, loss)
     return math.sqrt(squared / ratings.nnz), absolute / ratings.nnz
 
 
-def regularization_term(factors: Factors, regularization: float) -> float:
+def regularization_term(factors: Factors, regularization: float, l1: float = 0.0) -> float:
     """Sum the penalty of all factors and biases.
 
     Parameters
@@ -208,24 +223,33 @@ def regularization_term(factors: Factors, regularization: float) -> float:
         The model.
     regularization : float
         β.
+    l1 : float, default 0.0
+        γ.
 
     Returns
     -------
     float
-        The penalty β (‖P‖² + ‖Q‖² + ‖b‖² + ‖c‖²), in float64.
+        The penalty β (‖P‖² + ‖Q‖² + ‖b‖² + ‖c‖²) + γ (‖P‖₁ + ‖Q‖₁), in float64. With implicit
+        features P are the users' own factors, and Y counts, too.
     """
-    arrays = (
-        factors.user_factors,
-        factors.item_factors,
-        factors.user_biases[None, :],
-        factors.item_biases[None, :],
-    )
+    own, implicit = factors.own_user_factors, factors.implicit_factors
+    rows = [factors.user_factors if own is None else own, factors.item_factors]
+    arrays = [*rows, factors.user_biases[None, :], factors.item_biases[None, :]]
+    if implicit is not None:
+        arrays.append(implicit)
     level = simd_level()
-    return regularization * sum(sum_squares(array, level) for array in arrays)
+    penalty = regularization * sum(sum_squares(array, level) for array in arrays)
+    if l1 > 0:
+        penalty += l1 * float(sum(np.abs(array).sum(dtype=np.float64) for array in rows))
+    return penalty
 
 
-def _sums(ratings: CheckedRatings, factors: Factors, n_threads: int | None) -> tuple[float, float]:
+def _sums(
+    ratings: CheckedRatings, factors: Factors, n_threads: int | None, loss: str
+) -> tuple[float, float]:
     """Sum squared and absolute errors over pieces that depend on the data alone."""
+    if has_link(loss):
+        return linked_errors(ratings, factors, loss, n_threads)
     ranges = list(row_ranges(ratings.indptr, factors.n_factors, factors_per_call=FACTORS_PER_TASK))
     sums = [(0.0, 0.0)] * len(ranges)
     level = simd_level()

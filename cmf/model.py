@@ -23,7 +23,13 @@ from cmf import (
     serialization,
     training,
 )
-from cmf._checks import CheckedRatings, align_ratings, check_ratings, narrow_indices
+from cmf._checks import (
+    CheckedRatings,
+    align_ratings,
+    check_ratings,
+    check_weights,
+    narrow_indices,
+)
 from cmf._ids import RowLookup, make_lookup
 from cmf._parameters import Parameters, check_bool, check_int, check_unknown
 from cmf._random import draw_seed
@@ -32,7 +38,9 @@ from cmf._state import Factors, ModelState, SeenItems, TrainingState
 from cmf._typing import FloatArray, Ids, RandomState, RatingsLike, Rows, UnknownPolicy
 from cmf.exceptions import ModelFileError, NotFittedError
 from cmf.fold_in import NewUsers
+from cmf.implicit import forget_factors, rebase, with_implicit
 from cmf.losses import Loss
+from cmf.objectives import check_rating_range, link
 from cmf.schedule import Schedule, uses_defaults
 from cmf.stopping import Stopper, hold_out
 from cmf.training import Callback
@@ -61,15 +69,21 @@ class _Fitted:
     parameters: Parameters
     users: RowLookup
     items: RowLookup
+    prior: fold_in.Prior | None = None  # of new users, of an average over the posterior
 
     @classmethod
     def of(cls, state: ModelState) -> _Fitted:
         factors = state.factors
+        prior = None
+        if state.uncertainty is not None:
+            rated = np.diff(state.seen.indptr) > 0
+            prior = fold_in.prior_of(factors, rated, state.uncertainty.noise_std)
         return cls(
             state,
             Parameters.check(state.parameters),
             make_lookup(state.user_ids, factors.n_users, "user"),
             make_lookup(state.item_ids, factors.n_items, "item"),
+            prior,
         )
 
 
@@ -80,7 +94,8 @@ class MatrixFactorization:
 
     .. math:: \hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i
 
-    and each step on a rating :math:`r`, with :math:`e = r - \hat r` before the step, is
+    (for counts and for likes and dislikes see `loss_function`), and each step on a rating
+    :math:`r`, with :math:`e = r - \hat r` before the step, is
 
     .. math:: p_u \leftarrow p_u + \alpha (2 e q_i - \beta p_u), \quad
               q_i \leftarrow q_i + \alpha (2 e p_u - \beta q_i), \\
@@ -131,7 +146,7 @@ class MatrixFactorization:
         look for the best number of epochs are not shown.
     learning_rate_decay : float or None, default None
         d, above 0 and at most 1: epoch t has the rates of the first one times d**(t - 1). None:
-        0.95 if `learning_rate` is chosen by the ratings, else 1.
+        0.97 if `learning_rate` is chosen by the ratings, else 1.
     adaptive : bool or None, default None
         Whether every user and every item has a rate of its own for its factors,
         :math:`\alpha / \sqrt{G}`, where G starts at 1 and grows at each step by
@@ -169,7 +184,45 @@ class MatrixFactorization:
     burn_in : int, default 40
         Draws before those that count.
     implicit : bool or None, default None
-        Whether draws also use which items a user has rated. None: they do.
+        Whether to use which items a user has rated, too, as SVD++ does [3]_: a user's factors are
+        :math:`p_u + n_u^{-1/2} \sum_j y_j` over the n_u items j that the user has rated, and y is
+        trained as well; an epoch takes about three times as long and has one thread. None: only in
+        draws from the posterior.
+    implicit_learning_rate : float or None, default None
+        α of the implicit part, which a user's visits move as a whole: each step adds
+        α (2 e q_i - β s) to the sum s, and what a sum has moved by when the user is done is shared
+        out to its y_j with weights :math:`n_u^{-1/2}`. None: a tenth of that of the factors.
+    implicit_regularization : float or None, default None
+        β of the implicit part. None: 0.032 s if `learning_rate` is chosen by the ratings, else
+        that of the users' factors.
+    loss_function : {"squared", "absolute", "huber", "logistic", "poisson"}, default "squared"
+        What is minimized, with :math:`x = \mu + b_u + c_i + p_u \cdot q_i`; in the steps the
+        error e becomes the slope d:
+
+        - ``"squared"``: (r - x)², d = r - x;
+        - ``"absolute"``: \|r - x\|, d = sign(r - x): predicts medians, not moved by outliers;
+        - ``"huber"``: squared up to the threshold t and t (2 \|r - x\| - t) beyond,
+          d = r - x kept within ±t;
+        - ``"logistic"``: log(1 + exp(x)) - r x for ratings from 0 to 1, d = r - σ(x) with
+          σ(x) = 1 / (1 + exp(-x)), which is what `predict` returns;
+        - ``"poisson"``: exp(x) - r x for counts, d = r - exp(x); `predict` returns exp(x).
+
+        μ is the constant of least loss: mean, median, between both, log-odds or logarithm of the
+        mean. Other losses than squares are trained by a plainer kernel, which is several times
+        slower; so are weights, `l1_regularization` and `nonnegative`.
+    huber_threshold : float or None, default None
+        t in units of the ratings. None: 1.25 times the mean absolute deviation of the ratings from
+        their median.
+    l1_regularization : float, default 0.0
+        γ: every step also moves each factor towards 0 by α γ, and not across it, which leaves
+        exact zeros [4]_. The penalty γ (‖P‖₁ + ‖Q‖₁) is part of the losses that are reported.
+    nonnegative : bool, default False
+        Whether factors (not biases) are kept at 0 or above, by lifting those below 0 after every
+        step; they start as absolute values.
+    averaged_epochs : int, default 1
+        Factors and biases become their mean over so many last epochs. Of use where rates do not
+        fall; continued training goes on from the mean. Where early stopping looks for the number
+        of epochs, that is done without averaging.
 
     Attributes
     ----------
@@ -222,16 +275,22 @@ class MatrixFactorization:
     share of that variance which the model leaves unexplained on held-out ratings (1 at first, then
     measured after every epoch of the search), and n the number of ratings of a row:
 
-    - α is 0.05/s in the first epoch and 0.95 of the last one in each other, `adaptive`;
+    - α is 0.24/(s √k) with k factors, at most 0.05/s, in the first epoch and 0.97 of the last one
+      in each other, `adaptive`;
     - β is 1.8 s v/√n for users and 0.54 s v/n**(1/4) for items;
     - biases start as means of what is left, damped by as much as makes them posterior means, with
       variances estimated from the ratings; they are trained with α = 0.005 and kept near zero by
       the same damping, spread over the n steps;
-    - factors start as N(0, (0.005 √s)²);
+    - factors start as N(0, (0.005 √s)²), with `nonnegative` or `l1_regularization` as
+      N(0, 0.09 s / √k);
     - up to 100 epochs are trained with a part held out, until ten in a row are no better than the
       best one; then all ratings, with the same seed, for as many epochs as were best.
 
     All of it is in units of s: multiplying all ratings by a number multiplies the predictions.
+    With another `loss_function`, h its curvature and d² the variance of its slope at the mean, α is
+    divided by h, β has d²/(h s) in the place of s, and v is the mean loss over that of μ alone (1
+    for counts); s is 1.25 times the mean absolute deviation for absolute and Huber loss, and 5/3 on
+    the scales of log-odds and of logarithms; slopes of counts are kept within ten d.
     Where even the best epoch is no better than biases alone by more than chance, as with few or
     random ratings, factors are zero. Any setting that is given takes the place of the chosen one.
 
@@ -240,6 +299,9 @@ class MatrixFactorization:
 
     - Surprise: ``learning_rate=lr_all / 2, regularization=2 * reg_all``;
     - LIBMF: ``adaptive=True, learning_rate=eta / 2, regularization=2 * lambda``;
+    - Surprise's SVD++: besides, ``implicit=True, implicit_learning_rate=lr_yj / 2,
+      implicit_regularization=2 * reg_yj``;
+    - LIBMF's L1: ``l1_regularization=2 * lambda_l1``; its non-negative mode: ``nonnegative=True``;
     - MyMediaLite's frequency regularization: ``regularization_scaling="sqrt"``;
     - ALS with λ on the plain sum of squares, cmfrec: ``regularization_scaling="count"``;
     - Spark's ALS, λ times counts: ``regularization_scaling="rating"``, each with β = 2 λ.
@@ -250,6 +312,10 @@ class MatrixFactorization:
        systems", Computer 42(8), 2009.
     .. [2] W.-S. Chin, Y. Zhuang, Y.-C. Juan, C.-J. Lin, "A learning-rate schedule for stochastic
        gradient methods to matrix factorization", PAKDD 2015.
+    .. [3] Y. Koren, "Factorization meets the neighborhood: a multifaceted collaborative filtering
+       model", KDD 2008.
+    .. [4] J. Duchi, Y. Singer, "Efficient online and batch learning using forward backward
+       splitting", JMLR 10, 2009.
 
     Examples
     --------
@@ -308,6 +374,13 @@ class MatrixFactorization:
         posterior_samples: int = 0,
         burn_in: int = 40,
         implicit: bool | None = None,
+        implicit_learning_rate: float | None = None,
+        implicit_regularization: float | None = None,
+        loss_function: Literal["squared", "absolute", "huber", "logistic", "poisson"] = "squared",
+        huber_threshold: float | None = None,
+        l1_regularization: float = 0.0,
+        nonnegative: bool = False,
+        averaged_epochs: int = 1,
     ) -> None:
         self.n_factors = n_factors
         self.learning_rate = learning_rate
@@ -334,6 +407,13 @@ class MatrixFactorization:
         self.posterior_samples = posterior_samples
         self.burn_in = burn_in
         self.implicit = implicit
+        self.implicit_learning_rate = implicit_learning_rate
+        self.implicit_regularization = implicit_regularization
+        self.loss_function = loss_function
+        self.huber_threshold = huber_threshold
+        self.l1_regularization = l1_regularization
+        self.nonnegative = nonnegative
+        self.averaged_epochs = averaged_epochs
 
     # --- parameters, as scikit-learn wants them -----------------------------------------------
 
@@ -414,6 +494,7 @@ class MatrixFactorization:
         ratings: RatingsLike,
         y: object = None,
         *,
+        weights: object = None,
         epochs: int | None = None,
         validation: RatingsLike | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
@@ -435,6 +516,14 @@ class MatrixFactorization:
             names for items.
         y : object
             Not used; there for scikit-learn.
+        weights : array-like of shape (nnz,), or like `ratings`; optional
+            How much each rating counts: its loss is multiplied by its weight, its part of the
+            regularization is not. For sparse ratings (CSR, CSC, COO) numbers in the order of
+            ``ratings.data``, or a sparse matrix with an entry for each rating; for tables a table
+            of the same shape. At least 0; a rating of weight 0 is as if it were not there. Where
+            `learning_rate` is chosen by the ratings, weights are divided by their mean. Errors on
+            held-out and validation ratings have no weights. Not with `implicit`,
+            `posterior_samples` or in stored order.
         epochs : int, optional
             Overrides `n_epochs`.
         validation : like `ratings`, optional
@@ -476,7 +565,7 @@ class MatrixFactorization:
         float32 while a part of the ratings is held out.
         """
         parameters = self._checked_parameters()
-        checked = check_ratings(ratings, dtype=parameters.dtype)
+        checked = _read_ratings(ratings, weights, parameters)
         most_epochs = check_int(
             _most_epochs(parameters) if epochs is None else epochs, "epochs", minimum=1
         )
@@ -497,6 +586,11 @@ class MatrixFactorization:
         )
         wanted = parameters.early_stopping
         stopping = uses_defaults(parameters) if wanted is None else wanted
+        if stopping and validation is not None and parameters.averaged_epochs > 1:
+            raise ValueError(
+                "averaged_epochs above 1 averages the last epochs, which early stopping on "
+                "validation ratings does not know before: give early_stopping=False"
+            )
         if stopping and validation is None:
             found = self._fit_twice(
                 checked, seed, begin, parameters, most_epochs, callbacks, exact_loss
@@ -532,6 +626,8 @@ class MatrixFactorization:
         if schedule.biases is not None:
             factors.user_biases[:] = schedule.biases.users
             factors.item_biases[:] = schedule.biases.items
+        if parameters.implicit:
+            factors = with_implicit(factors)
         # What is known besides these is borrowed: a copy would be 4 bytes a rating, for nothing
         # unless an interrupt leaves this model.
         seen = (
@@ -648,7 +744,7 @@ class MatrixFactorization:
         self._train(
             state,
             narrow_indices(rest),
-            replace(parameters, verbose=0),
+            replace(parameters, verbose=0, averaged_epochs=1),
             search,
             epochs=epochs,
             validation=held_out,
@@ -665,8 +761,7 @@ class MatrixFactorization:
         schedule.noises = search.noises
         if best_epoch == 0:
             if alone:
-                start.factors.user_factors[...] = 0
-                start.factors.item_factors[...] = 0
+                forget_factors(start.factors)
             start.training = schedule.state(0)
             self._adopt(_Fitted.of(start))
             return self
@@ -691,6 +786,7 @@ class MatrixFactorization:
         ratings: RatingsLike,
         y: object = None,
         *,
+        weights: object = None,
         epochs: int = 1,
         validation: RatingsLike | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
@@ -712,6 +808,8 @@ class MatrixFactorization:
             Of the model's shape, or a frame of some of its labels.
         y : object
             Not used; there for scikit-learn.
+        weights : array-like of shape (nnz,), or like `ratings`; optional
+            As in `fit`.
         epochs : int, default 1
             Passes over these ratings.
         validation : like `ratings`, optional
@@ -742,6 +840,7 @@ class MatrixFactorization:
         if not self.__sklearn_is_fitted__():
             return self.fit(
                 ratings,
+                weights=weights,
                 epochs=n_epochs,
                 validation=validation,
                 callbacks=callbacks,
@@ -755,21 +854,17 @@ class MatrixFactorization:
                 "partial_fit goes on with gradient descent, which an average over the posterior "
                 "is not: fit it anew"
             )
-        _refuse_changes(parameters, factors)
-        checked = _read_known(ratings, fitted, "ratings")
+        _refuse_changes(parameters, fitted)
+        checked = _read_known(ratings, fitted, "ratings", weights)
         start = replace(
             state,
             parameters=self.get_params(),
-            factors=replace(
-                factors,
-                user_factors=copy_rows(factors.user_factors),
-                item_factors=copy_rows(factors.item_factors),
-                user_biases=factors.user_biases.copy(),
-                item_biases=factors.item_biases.copy(),
-            ),
+            factors=_copied(factors),
             seen=state.seen.union(checked.indptr, checked.indices, factors.n_items),
             history={column: list(values) for column, values in state.history.items()},
         )
+        if parameters.implicit:
+            rebase(start.factors, state.seen, checked, parameters.n_threads)
         return self._train(
             start,
             narrow_indices(checked),
@@ -844,6 +939,10 @@ class MatrixFactorization:
         state, factors = fitted.state, fitted.state.factors
         factors.user_factors = compact_rows(factors.user_factors)
         factors.item_factors = compact_rows(factors.item_factors)
+        if factors.own_user_factors is not None:
+            factors.own_user_factors = compact_rows(factors.own_user_factors)
+        if factors.implicit_factors is not None:
+            factors.implicit_factors = compact_rows(factors.implicit_factors)
         epochs = state.history["epoch"]
         state.n_epochs_trained = int(epochs[-1]) if epochs else 0
         self._fitted = fitted
@@ -1003,6 +1102,7 @@ class MatrixFactorization:
         predicted = recommendation.pair_predictions(
             fitted.state.factors, user_rows, item_rows, fitted.parameters.n_threads
         )
+        predicted = link(fitted.parameters.loss_function, predicted)
         return predicted[0] if single else predicted
 
     def reconstruct(self, users: Any = None, items: Any = None) -> Any:
@@ -1028,6 +1128,7 @@ class MatrixFactorization:
         user_rows = _rows_or_all(users, fitted.users)
         item_rows = _rows_or_all(items, fitted.items)
         predicted = recommendation.predictions(fitted.state.factors, user_rows, item_rows)
+        predicted = link(fitted.parameters.loss_function, predicted)
         if fitted.state.frame is None:
             return predicted
         return _frames.write_wide(
@@ -1061,6 +1162,7 @@ class MatrixFactorization:
             fitted.state.factors,
             fitted.state.training.regularization,
             fitted.parameters.n_threads,
+            loss=fitted.parameters.loss_function,
         )
 
     # --- recommendations --------------------------------------------------------------------------
@@ -1133,6 +1235,7 @@ class MatrixFactorization:
             candidates=_candidates(fitted, items, exclude),
             seen=seen if leave_out_seen else None,
         )
+        scores = link(fitted.parameters.loss_function, scores)
         return _answer(fitted.items, rows, scores, one_user)
 
     def similar_items(self, items: Any, n: int = 10) -> tuple[Ids, FloatArray]:
@@ -1222,8 +1325,8 @@ class MatrixFactorization:
     def fold_in(self, ratings: RatingsLike) -> NewUsers:
         """Find factors and biases of new users from their ratings; the model stays as it is.
 
-        Each user's are the minimum of the training objective with the items fixed, a ridge
-        regression: see `cmf.fold_in.fold_in` for the formula.
+        Each user's are the minimum of the training objective with the items fixed: with squared
+        loss a ridge regression, see `cmf.fold_in.fold_in` for the formulas.
 
         Parameters
         ----------
@@ -1235,12 +1338,14 @@ class MatrixFactorization:
         -------
         NewUsers
             A pair ``(factors, biases)`` of shapes (n, n_factors) and (n,), which `recommend`
-            takes in the place of users. Users without ratings get zeros.
+            takes in the place of users. Users without ratings get zeros, or the mean user of an
+            average over the posterior.
 
         Notes
         -----
-        Time per user is proportional to ``n_ratings * n_factors**2 + n_factors**3``. Calls from
-        several threads are safe.
+        Time per user is proportional to ``n_ratings * n_factors**2 + n_factors**3``; other losses,
+        `l1_regularization` and `nonnegative` solve such problems some ten to a hundred times.
+        Calls from several threads are safe.
 
         Examples
         --------
@@ -1255,8 +1360,7 @@ class MatrixFactorization:
         return fold_in.fold_in(
             fitted.state.factors,
             _read_new_users(ratings, fitted),
-            fitted.state.training.user_penalty,
-            fitted.state.training.user_power,
+            _objective_of(fitted),
         )
 
     def transform(self, ratings: RatingsLike) -> FloatArray:
@@ -1318,14 +1422,12 @@ class MatrixFactorization:
         fitted = self._get_fitted()
         checked = _read_new_users(ratings, fitted)
         squared = 0.0
-        trained = fitted.state.training
         for known, hidden in fold_in.halves(checked):
-            newcomers = fold_in.fold_in(
-                fitted.state.factors, known, trained.user_penalty, trained.user_power
-            )
+            newcomers = fold_in.fold_in(fitted.state.factors, known, _objective_of(fitted))
             factors, _ = fold_in.with_users(fitted.state.factors, newcomers)
             if hidden.nnz:
-                squared += losses.exact_loss(hidden, factors, 0.0).sse
+                loss = fitted.parameters.loss_function
+                squared += losses.exact_loss(hidden, factors, 0.0, loss=loss).sse
         return -math.sqrt(squared / checked.nnz)
 
     # --- files ------------------------------------------------------------------------------------
@@ -1395,10 +1497,44 @@ class MatrixFactorization:
 # --- helpers that need no model -------------------------------------------------------------------
 
 
-def _read_known(ratings: RatingsLike, fitted: _Fitted, name: str) -> CheckedRatings:
+def _read_ratings(
+    ratings: RatingsLike, weights: object, parameters: Parameters, name: str = "ratings"
+) -> CheckedRatings:
+    """Check ratings that are to be trained on, and their weights."""
+    checked = check_ratings(ratings, dtype=parameters.dtype, name=name)
+    check_rating_range(checked, parameters.loss_function, name)
+    if weights is None:
+        return checked
+    if parameters.implicit or parameters.posterior_samples or not parameters.shuffle:
+        raise ValueError("weights do not go with implicit, posterior_samples or shuffle=False")
+    weighted = check_weights(weights, ratings, checked)
+    if uses_defaults(parameters):
+        assert weighted.weights is not None
+        relative: Any = weighted.weights / weighted.weights.mean(dtype=np.float64)
+        weighted = replace(weighted, weights=relative.astype(parameters.dtype))
+    return weighted
+
+
+def _copied(factors: Factors) -> Factors:
+    """Return a copy that training may change."""
+    own, implicit = factors.own_user_factors, factors.implicit_factors
+    return replace(
+        factors,
+        user_factors=copy_rows(factors.user_factors),
+        item_factors=copy_rows(factors.item_factors),
+        user_biases=factors.user_biases.copy(),
+        item_biases=factors.item_biases.copy(),
+        own_user_factors=None if own is None else copy_rows(own),
+        implicit_factors=None if implicit is None else copy_rows(implicit),
+    )
+
+
+def _read_known(
+    ratings: RatingsLike, fitted: _Fitted, name: str, weights: object = None
+) -> CheckedRatings:
     """Check ratings of the model's users and items, and bring labels into the model's order."""
     factors = fitted.state.factors
-    checked = check_ratings(ratings, dtype=factors.dtype, name=name)
+    checked = _read_ratings(ratings, weights, fitted.parameters, name)
     return align_ratings(
         checked,
         _rows_of(checked.user_ids, fitted.users, name),
@@ -1411,7 +1547,7 @@ def _read_known(ratings: RatingsLike, fitted: _Fitted, name: str) -> CheckedRati
 def _read_new_users(ratings: RatingsLike, fitted: _Fitted) -> CheckedRatings:
     """Check ratings of new users, one a row, and bring item labels into the model's order."""
     factors = fitted.state.factors
-    checked = check_ratings(ratings, dtype=factors.dtype)
+    checked = _read_ratings(ratings, None, fitted.parameters)
     aligned = align_ratings(
         checked,
         None,
@@ -1420,6 +1556,20 @@ def _read_new_users(ratings: RatingsLike, fitted: _Fitted) -> CheckedRatings:
         "ratings",
     )
     return replace(aligned, user_ids=checked.user_ids)
+
+
+def _objective_of(fitted: _Fitted) -> fold_in.Objective:
+    """Return what the model's users were trained to minimize."""
+    parameters, trained = fitted.parameters, fitted.state.training
+    return fold_in.Objective(
+        penalty=trained.user_penalty,
+        power=trained.user_power,
+        loss=parameters.loss_function,
+        huber_threshold=parameters.huber_threshold or trained.spread or 1.0,
+        l1=parameters.l1_regularization / 2,
+        nonnegative=parameters.nonnegative,
+        prior=fitted.prior,
+    )
 
 
 def _rows_of(labels: Ids | None, lookup: RowLookup, name: str) -> Rows | None:
@@ -1453,12 +1603,15 @@ def _pairs(
     return user_rows, item_rows, one_user and one_item
 
 
-def _refuse_changes(parameters: Parameters, factors: Factors) -> None:
+def _refuse_changes(parameters: Parameters, fitted: _Fitted) -> None:
     """Refuse to go on training with parameters that the fitted factors do not have."""
+    factors = fitted.state.factors
     for name, wanted, found in (
         ("n_factors", parameters.n_factors, factors.n_factors),
         ("dtype", parameters.dtype, factors.dtype.name),
         ("biases", parameters.biases, factors.biased),
+        ("loss_function", parameters.loss_function, fitted.parameters.loss_function),
+        ("implicit", bool(parameters.implicit), factors.implicit_factors is not None),
     ):
         if wanted != found:
             raise ValueError(

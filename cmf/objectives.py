@@ -7,7 +7,10 @@ the logarithm of the mean count. The formulas of losses and slopes are in _kerne
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,15 +20,23 @@ from numpy.typing import NDArray
 from cmf._checks import CheckedRatings
 from cmf._kernels.general import sum_losses
 from cmf._kernels.predict import predict_pairs
+from cmf._parameters import LOSSES
 from cmf._pieces import run_pieces
 from cmf._state import Factors
 from cmf._typing import FloatArray
 from cmf.config import simd_level
 
-__all__ = ["LOSSES", "check_rating_range", "exact_sum", "link", "loss_number", "start_value"]
-
-# In the order of their numbers in the kernel.
-LOSSES = ("squared", "absolute", "huber", "logistic", "poisson")
+__all__ = [
+    "LOSSES",
+    "check_rating_range",
+    "each_loss",
+    "exact_sum",
+    "has_link",
+    "link",
+    "linked_errors",
+    "loss_number",
+    "start_value",
+]
 
 # As in general.h: above this, a Poisson loss goes on with the slope that it has here.
 LARGEST_LOG_MEAN = 40.0
@@ -69,7 +80,7 @@ def check_rating_range(ratings: CheckedRatings, loss: str, name: str = "ratings"
     ValueError
         If a rating is out of range, naming the first one.
     """
-    if loss not in ("logistic", "poisson") or ratings.nnz == 0:
+    if not has_link(loss) or ratings.nnz == 0:
         return
     highest = 1.0 if loss == "logistic" else math.inf
     if ratings.values.min() >= 0 and ratings.values.max() <= highest:
@@ -79,8 +90,24 @@ def check_rating_range(ratings: CheckedRatings, loss: str, name: str = "ratings"
     wanted = "ratings from 0 to 1 are" if loss == "logistic" else "ratings of at least 0 are"
     raise ValueError(
         f"{name}[{user}, {ratings.indices[position]}] is {ratings.values[position]}: with "
-        f"loss={loss!r} {wanted} wanted"
+        f"loss_function={loss!r} {wanted} wanted"
     )
+
+
+def has_link(loss: str) -> bool:
+    """Tell whether what a model computes is something else than the predicted rating.
+
+    Parameters
+    ----------
+    loss : str
+        One of `LOSSES`.
+
+    Returns
+    -------
+    bool
+        True for logistic and Poisson loss.
+    """
+    return loss in ("logistic", "poisson")
 
 
 def link(loss: str, x: FloatArray) -> FloatArray:
@@ -107,6 +134,43 @@ def link(loss: str, x: FloatArray) -> FloatArray:
     elif loss == "poisson":
         means = np.exp(np.minimum(x, LARGEST_LOG_MEAN))
     return means  # type: ignore[no-any-return]
+
+
+def each_loss(
+    loss: str, values: FloatArray, x: FloatArray, huber_threshold: float
+) -> NDArray[np.float64]:
+    """Return the loss of every rating, without weights.
+
+    Parameters
+    ----------
+    loss : str
+        One of `LOSSES`.
+    values : ndarray of shape (n,)
+        Ratings.
+    x : ndarray of shape (n,)
+        What a model computes for them.
+    huber_threshold : float
+        Read by Huber loss alone.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        As `exact_sum` adds them up.
+    """
+    r, at = values.astype(np.float64), x.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
+        if loss == "logistic":
+            return np.logaddexp(0, at) - r * at
+        if loss == "poisson":
+            limited = np.minimum(at, LARGEST_LOG_MEAN)
+            return np.exp(limited) * (1 + at - limited) - r * at
+        distances: NDArray[np.float64] = np.abs(r - at)
+        if loss == "absolute":
+            return distances
+        if loss == "squared":
+            return np.square(distances)
+        limits = np.minimum(distances, huber_threshold)
+        return limits * (2 * distances - limits)
 
 
 def start_value(
@@ -160,6 +224,7 @@ def start_value(
 
 
 def _mean(values: NDArray[Any], weights: FloatArray | None) -> float:
+    """Return the mean, weighted if there are weights, from sums in float64."""
     if weights is None:
         return float(values.mean(dtype=np.float64))
     weighted = np.multiply(values, weights, dtype=np.float64)
@@ -209,7 +274,6 @@ def exact_sum(
     loss: str,
     *,
     huber_threshold: float = 1.0,
-    weights: FloatArray | None = None,
     n_threads: int | None = 1,
 ) -> float:
     """Sum the losses of ratings under finished factors.
@@ -217,7 +281,7 @@ def exact_sum(
     Parameters
     ----------
     ratings : CheckedRatings
-        In the dtype and shape of the factors, and in the range of the loss.
+        In the dtype and shape of the factors, and in the range of the loss. Their weights count.
     factors : Factors
         The model.
     loss : str
@@ -225,8 +289,6 @@ def exact_sum(
         t on t (2 e − t); logistic log(1 + exp(x)) − r x; Poisson exp(x) − r x, perhaps negative.
     huber_threshold : float, default 1.0
         Read by Huber loss alone.
-    weights : ndarray of shape (nnz,), same dtype, optional
-        Weights of the ratings, in their order. None: all 1.
     n_threads : int or None, default 1
         Most threads to use, as in `cmf.loss`. Never changes a bit of the result.
 
@@ -236,25 +298,65 @@ def exact_sum(
         The sum of weight times loss. Each x is that of `predict_pairs`, rounded to the dtype of the
         factors; all that follows is in float64.
     """
+    number, level, weights = loss_number(loss), simd_level(), ratings.weights
+
+    def measure(chosen: slice) -> tuple[float, ...]:
+        of_chosen = None if weights is None else weights[chosen]
+        x = _predictions(ratings, factors, chosen, level)
+        return (sum_losses(ratings.values[chosen], of_chosen, x, number, huber_threshold),)
+
+    return _sum_over_pieces(ratings, measure, n_threads)[0]
+
+
+def linked_errors(
+    ratings: CheckedRatings, factors: Factors, loss: str, n_threads: int | None = 1
+) -> tuple[float, float]:
+    """Sum the squared and the absolute errors of predicted ratings, without weights.
+
+    Parameters
+    ----------
+    ratings : CheckedRatings
+        At least one, in the dtype and shape of the factors.
+    factors : Factors
+        The model.
+    loss : str
+        Whose link turns x into a rating.
+    n_threads : int or None, default 1
+        Most threads to use, as in `cmf.loss`. Never changes a bit of the result.
+
+    Returns
+    -------
+    squared, absolute : float
+        In float64.
+    """
+    level = simd_level()
+
+    def measure(chosen: slice) -> tuple[float, ...]:
+        predicted = link(loss, _predictions(ratings, factors, chosen, level))
+        errors = ratings.values[chosen].astype(np.float64) - predicted
+        with np.errstate(over="ignore"):  # reported as divergence
+            return float(np.square(errors).sum()), float(np.abs(errors).sum())
+
+    squared, absolute = _sum_over_pieces(ratings, measure, n_threads)
+    return squared, absolute
+
+
+def _sum_over_pieces(
+    ratings: CheckedRatings,
+    measure: Callable[[slice], tuple[float, ...]],
+    n_threads: int | None,
+) -> list[float]:
+    """Add up what is measured of pieces of the ratings, in their order."""
     starts = range(0, ratings.nnz, RATINGS_PER_TASK)
-    sums = [0.0] * len(starts)
-    number, level = loss_number(loss), simd_level()
+    found: list[tuple[float, ...]] = [()] * len(starts)
 
-    def _measure(piece: int) -> None:
-        chosen = slice(starts[piece], min(starts[piece] + RATINGS_PER_TASK, ratings.nnz))
-        sums[piece] = sum_losses(
-            ratings.values[chosen],
-            None if weights is None else weights[chosen],
-            _predictions(ratings, factors, chosen, level),
-            number,
-            huber_threshold,
-        )
+    def measure_piece(piece: int) -> None:
+        start = starts[piece]
+        found[piece] = measure(slice(start, min(start + RATINGS_PER_TASK, ratings.nnz)))
 
-    run_pieces([partial(_measure, piece) for piece in range(len(starts))], n_threads)
-    total = 0.0
-    for of_piece in sums:
-        total += of_piece
-    return total
+    run_pieces([partial(measure_piece, piece) for piece in range(len(starts))], n_threads)
+    # One after the other: Python's own sum compensates for rounding in some versions only.
+    return [functools.reduce(operator.add, column, 0.0) for column in zip(*found, strict=True)]
 
 
 def _predictions(

@@ -1,36 +1,46 @@
 """How large the steps of each epoch are, and how strongly each row is regularized.
 
 Kernels know steps in the form rate (e q - l p): the rule α (2 e q - β p) with rate = 2 α and
-l = β / 2.
+l = β / 2. With another loss e is its slope.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
+from cmf._counts import rating_counts
 from cmf._parameters import Parameters
 from cmf._state import TrainingState
 from cmf._typing import FloatArray
-from cmf.biases import DampedBiases, damped_biases, rating_counts
+from cmf.biases import DampedBiases, biases_of_loss
+from cmf.scales import Scale, scale_of
 
 __all__ = ["Schedule", "Steps", "uses_defaults"]
 
-# Without a learning rate and with shuffling: in units of the ratings' standard deviation.
-DEFAULT_RATE = 0.1
+# Without a learning rate and with shuffling, in the units of `cmf.scales`.
+# The rate falls with the root of the number of factors.
+DEFAULT_RATE, MOST_RATE = 0.48, 0.1
 DEFAULT_BIAS_RATE = 0.01
-DEFAULT_DECAY = 0.95
+DEFAULT_DECAY = 0.97
 DEFAULT_INIT_SCALE = 0.005
+# Where steps set small factors to zero; divided by the fourth root of their number.
+PROXIMAL_INIT_SCALE = 0.3
 DEFAULT_USER_SHRINK, USER_POWER = 0.9, 0.5
 DEFAULT_ITEM_SHRINK, ITEM_POWER = 0.27, 0.25
+DEFAULT_IMPLICIT_SHRINK = 0.016
+MOST_DEVIATIONS = 10.0
+# Rate of implicit factors in rates of the users' own.
+IMPLICIT_RATE = 0.1
 # Of the plain rule, where only one of the two is given, or ratings are visited in stored order.
 RULE_LEARNING_RATE = 0.005
 RULE_REGULARIZATION = 0.15
 RULE_INIT_SCALE = 0.1
+SIDES = ("user", "item")
 POWERS = {"rating": 0.0, "sqrt": 0.5, "count": 1.0}
 TINY = float(np.finfo(np.float64).tiny)
 GRADIENTS, _, SHRINK, BIAS_SHRINK = range(4)  # columns of a record: see simd.h
@@ -58,45 +68,28 @@ class Steps:
 
     Attributes
     ----------
-    user_rate, item_rate, bias_rate : float
-        Rates.
-    user_decay, item_decay, user_bias_decay, item_bias_decay : float
-        1 - rate * l; with records, the least that any row can have.
+    rate, bias_rate : float
+        Of factors and of biases.
+    user_decay, item_decay, bias_decay : float
+        1 - rate * l; with records, the least that any row can have, and of biases not read.
     gradient_weight : float
         Of squared gradients in the records' sums.
+    implicit_rate, implicit_shrink : float
+        Rate of implicit factors in rates of the users' own, and their l.
     user_records, item_records : ndarray of shape (n, 4) or None
         Rates and regularization of every row, see ``_kernels/simd.h``; changed by training.
     """
 
-    user_rate: float
-    item_rate: float
+    rate: float
     bias_rate: float
     user_decay: float
     item_decay: float
-    user_bias_decay: float
-    item_bias_decay: float
+    bias_decay: float = 1.0
     gradient_weight: float = 0.0
+    implicit_rate: float = 0.0
+    implicit_shrink: float = 0.0
     user_records: FloatArray | None = None
     item_records: FloatArray | None = None
-
-    def scalars(self) -> tuple[float, ...]:
-        """Return all numbers, in the order of the kernel.
-
-        Returns
-        -------
-        tuple of float
-            User rate first.
-        """
-        return (
-            self.user_rate,
-            self.item_rate,
-            self.bias_rate,
-            self.user_decay,
-            self.item_decay,
-            self.user_bias_decay,
-            self.item_bias_decay,
-            self.gradient_weight,
-        )
 
 
 class Schedule:
@@ -116,10 +109,18 @@ class Schedule:
     Attributes
     ----------
     noises : list of float
-        Share of the ratings' variance that cannot be predicted, as far as is known before each
-        epoch; the last holds for all epochs after. The default regularization is proportional.
-    spread : float
-        Root of the mean squared deviation of the ratings from the global mean.
+        Share of the ratings' noise, as they would have it without a model, that is left, as far as
+        is known before each epoch; the last holds for all epochs after. The default regularization
+        is proportional.
+    scale : Scale
+        Units of all rates and penalties: 1 unless they are chosen by the ratings.
+    huber_threshold : float
+        Of Huber loss.
+    general : bool
+        Whether the fast kernel does not know the objective: another loss than squares, weights, L1
+        or no negative factors.
+    plain : bool
+        Whether all rows are alike, and there are no records.
     biases : DampedBiases or None
         Where biases start, under the defaults.
     """
@@ -135,28 +136,47 @@ class Schedule:
         self.parameters = parameters
         self.noises = [1.0 if before is None else before.noise]
         self.by_default = uses_defaults(parameters)
-        self.spread = 1.0
-        if self.by_default:
-            known = before is not None and before.spread > 0
-            self.spread = before.spread if known else _spread(ratings, global_mean)  # type: ignore[union-attr]
-        self.biases: DampedBiases | None = None
+        self.scale, self.huber_threshold = Scale(), parameters.huber_threshold or 1.0
+        by_spread = parameters.loss_function == "huber" and parameters.huber_threshold is None
+        if self.by_default or by_spread:
+            known = before.spread if before is not None and before.spread > 0 else None
+            scale = scale_of(ratings, parameters.loss_function, global_mean, spread=known)
+            self.scale = scale if self.by_default else self.scale
+            self.huber_threshold = scale.spread if by_spread else self.huber_threshold
+        self.measured = self.by_default or by_spread
+        self.general = parameters.general or ratings.weights is not None
         self.adaptive = self.by_default if parameters.adaptive is None else parameters.adaptive
         self.plain = not (
-            self.adaptive or self.by_default or parameters.regularization_scaling != "rating"
+            self.adaptive
+            or self.by_default
+            or self.general
+            or parameters.implicit
+            or parameters.regularization_scaling != "rating"
         )
-        if self.plain:
-            return
-        if self.by_default and parameters.biases:
-            self.biases = damped_biases(ratings, global_mean)
+        self.biases: DampedBiases | None = None
+        if not self.plain:
+            self._prepare_rows(ratings, global_mean, None if before is None else before.sums)
+
+    def _prepare_rows(
+        self,
+        ratings: CheckedRatings,
+        global_mean: float,
+        sums: tuple[FloatArray, FloatArray] | None,
+    ) -> None:
+        """Find out how strongly each row is regularized, and make the records."""
+        if self.by_default and self.parameters.biases:
+            self.biases = biases_of_loss(
+                ratings, self.parameters.loss_function, global_mean, self.scale.spread
+            )
         counts = [np.maximum(count, 1).astype(np.float64) for count in rating_counts(ratings)]
         self.shrink = [self._shrink(side, count) for side, count in enumerate(counts)]
         self.bias_shrink = [self._bias_shrink(side, count) for side, count in enumerate(counts)]
-        self.weights = [count / count.sum() for count in counts]
+        self.shares = [count / count.sum() for count in counts]
         self.records = [
             np.ones((count.shape[0], 4), dtype=ratings.values.dtype) for count in counts
         ]
-        if before is not None and before.sums is not None:
-            for record, column in zip(self.records, before.sums, strict=True):
+        if sums is not None:
+            for record, column in zip(self.records, sums, strict=True):
                 record[:, GRADIENTS] = column
 
     @property
@@ -171,7 +191,11 @@ class Schedule:
         given = self.parameters.learning_rate
         if given is not None:
             return given
-        return DEFAULT_RATE / self.spread / 2 if self.by_default else RULE_LEARNING_RATE
+        if not self.by_default:
+            return RULE_LEARNING_RATE
+        # The more directions there are to move in, the shorter the steps are to be.
+        rate = min(DEFAULT_RATE / math.sqrt(self.parameters.n_factors), MOST_RATE)
+        return rate / (self.scale.curvature * self.scale.spread) / 2
 
     @property
     def regularization(self) -> float:
@@ -185,10 +209,8 @@ class Schedule:
         if self.plain:
             return self._given(None)
         means = [
-            float(shrink @ weight) * (self.noises[-1] if self._by_default(name) else 1.0)
-            for name, shrink, weight in zip(
-                ("user", "item"), self.shrink, self.weights, strict=True
-            )
+            float(shrink @ share) * (self.noises[-1] if self._by_default(name) else 1.0)
+            for name, shrink, share in zip(SIDES, self.shrink, self.shares, strict=True)
         ]
         return sum(means)
 
@@ -204,8 +226,13 @@ class Schedule:
         given = self.parameters.init_scale
         if given is not None:
             return given
-        small = self.by_default and self.parameters.init == "normal"
-        return DEFAULT_INIT_SCALE * math.sqrt(self.spread) if small else RULE_INIT_SCALE
+        parameters = self.parameters
+        if not self.by_default or parameters.init != "normal":
+            return RULE_INIT_SCALE
+        root = math.sqrt(self.scale.spread)
+        if parameters.nonnegative or parameters.l1_regularization > 0:
+            return PROXIMAL_INIT_SCALE * root / math.sqrt(math.sqrt(parameters.n_factors))
+        return DEFAULT_INIT_SCALE * root
 
     def state(self, best_epoch: int = -1) -> TrainingState:
         """Return what is to be known after training.
@@ -222,16 +249,22 @@ class Schedule:
         """
         power, penalty = 0.0, self._given("user") / 2
         if self._by_default("user"):
-            penalty = DEFAULT_USER_SHRINK * self.spread * self.noises[-1]
+            penalty = DEFAULT_USER_SHRINK * self.scale.shrink * self.noises[-1]
             power = USER_POWER
         elif not self.plain:
             power = POWERS[self.parameters.regularization_scaling]
         sums = None
         if not self.plain and self.adaptive:
             sums = self.records[0][:, GRADIENTS].copy(), self.records[1][:, GRADIENTS].copy()
-        spread = self.spread if self.by_default else 0.0
+        spread = self.scale.spread if self.by_default else self.huber_threshold
         return TrainingState(
-            self.regularization, penalty, power, spread, self.noises[-1], best_epoch, sums
+            self.regularization,
+            penalty,
+            power,
+            spread if self.measured else 0.0,
+            self.noises[-1],
+            best_epoch,
+            sums,
         )
 
     def rate_of(self, epoch: int) -> float:
@@ -247,10 +280,7 @@ class Schedule:
         float
             Learning rate, of rows that have not moved yet where rates adapt.
         """
-        decay = self.parameters.learning_rate_decay
-        if decay is None:
-            decay = DEFAULT_DECAY if self.by_default else 1.0
-        return float(self.learning_rate * decay ** (epoch - 1))
+        return float(self.learning_rate * self._decay(epoch))
 
     def rule_rate_of(self, epoch: int) -> float:
         """Return α of an epoch for kernels that know the plain rule only.
@@ -268,6 +298,23 @@ class Schedule:
         rate = self.rate_of(epoch)
         return rate if self.plain else min(rate, RULE_LEARNING_RATE)
 
+    def noise_of(self, mean_loss: float) -> float:
+        """Return the share of the noise that is left, to go into `noises`.
+
+        Parameters
+        ----------
+        mean_loss : float
+            Mean loss of ratings that have not been trained on.
+
+        Returns
+        -------
+        float
+            At most 1; always 1 where the noise follows from the predictions, as of counts.
+        """
+        if self.parameters.loss_function == "poisson":
+            return 1.0
+        return min(1.0, self.scale.share_of_noise(mean_loss))
+
     def steps(self, epoch: int) -> Steps:
         """Return the steps of an epoch.
 
@@ -281,40 +328,74 @@ class Schedule:
         Steps
             Its records, if there are any, are changed by training.
         """
-        noise = self.noises[min(epoch, len(self.noises)) - 1]
         rate = 2 * self.rate_of(epoch)
-        bias_rate = self._bias_rate(rate)
+        bias_rate = self._bias_rate(epoch)
         if self.plain:
             of_users, of_items, of_biases = (
-                self._given(name) / 2 for name in ("user", "item", "bias")
+                1 - step * self._given(name) / 2
+                for step, name in ((rate, "user"), (rate, "item"), (bias_rate, "bias"))
             )
-            bias_decay = 1 - bias_rate * of_biases
-            return Steps(
-                rate,
-                rate,
-                bias_rate,
-                1 - rate * of_users,
-                1 - rate * of_items,
-                bias_decay,
-                bias_decay,
-            )
+            return Steps(rate, bias_rate, of_users, of_items, of_biases)
+        self._write_regularization(self.noises[min(epoch, len(self.noises)) - 1])
+        least_of_users, least_of_items = (
+            1 - rate * float(record[:, SHRINK].max()) for record in self.records
+        )
+        scale = self.scale
+        gradients = self.parameters.n_factors * scale.spread * scale.deviation * scale.deviation
+        return Steps(
+            rate,
+            bias_rate,
+            least_of_users,
+            least_of_items,
+            gradient_weight=1 / max(gradients, TINY) if self.adaptive else 0.0,
+            implicit_rate=self._implicit_rate,
+            implicit_shrink=self._implicit_shrink,
+            user_records=self.records[0],
+            item_records=self.records[1],
+        )
+
+    @property
+    def _implicit_rate(self) -> float:
+        given = self.parameters.implicit_learning_rate
+        return IMPLICIT_RATE if given is None else given / self.learning_rate
+
+    @property
+    def _implicit_shrink(self) -> float:
+        given = self.parameters.implicit_regularization
+        if given is not None:
+            return given / 2
+        if self._by_default("user"):
+            return DEFAULT_IMPLICIT_SHRINK * self.scale.shrink
+        return self._given("user") / 2
+
+    @property
+    def slope_limit(self) -> float:
+        """Greatest slope that steps follow.
+
+        Returns
+        -------
+        float
+            Ten standard deviations of counts, under the defaults: far from where they belong their
+            slopes grow exponentially. Infinite otherwise.
+        """
+        bounded = self.by_default and self.parameters.loss_function == "poisson"
+        return MOST_DEVIATIONS * self.scale.deviation if bounded else math.inf
+
+    def _decay(self, epoch: int) -> float:
+        """Return the rates of an epoch in those of the first one."""
+        decay = self.parameters.learning_rate_decay
+        if decay is None:
+            decay = DEFAULT_DECAY if self.by_default else 1.0
+        return decay ** (epoch - 1)
+
+    def _write_regularization(self, noise: float) -> None:
+        """Put into the records what every row is regularized by."""
         for name, record, shrink, bias_shrink in zip(
-            ("user", "item"), self.records, self.shrink, self.bias_shrink, strict=True
+            SIDES, self.records, self.shrink, self.bias_shrink, strict=True
         ):
             with np.errstate(over="ignore"):  # reported as divergence
                 record[:, SHRINK] = shrink * noise if self._by_default(name) else shrink
                 record[:, BIAS_SHRINK] = bias_shrink
-        least_of_users, least_of_items = (
-            1 - rate * float(record[:, SHRINK].max()) for record in self.records
-        )
-        steps = Steps(rate, rate, bias_rate, least_of_users, least_of_items, 1.0, 1.0)
-        k, cube = self.parameters.n_factors, self.spread * self.spread * self.spread
-        return replace(
-            steps,
-            gradient_weight=1 / max(k * cube, TINY) if self.adaptive else 0.0,
-            user_records=self.records[0],
-            item_records=self.records[1],
-        )
 
     def _given(self, side: str | None) -> float:
         """Return β of the users, items or biases, as the parameters have it."""
@@ -325,15 +406,17 @@ class Schedule:
         common = parameters.regularization
         return RULE_REGULARIZATION if common is None else common
 
-    def _bias_rate(self, rate: float) -> float:
-        parameters = self.parameters
-        if not parameters.biases:
+    def _bias_rate(self, epoch: int) -> float:
+        given = self.parameters.bias_learning_rate
+        if not self.parameters.biases:
             return 0.0
-        if parameters.bias_learning_rate is not None:
-            return 2 * parameters.bias_learning_rate * rate / (2 * self.learning_rate)
-        if self.by_default:
-            return DEFAULT_BIAS_RATE * rate / (2 * self.learning_rate)
-        return rate
+        if given is not None:
+            first = 2 * given
+        elif self.by_default:
+            first = DEFAULT_BIAS_RATE / self.scale.curvature
+        else:
+            first = 2 * self.learning_rate
+        return first * self._decay(epoch)
 
     def _by_default(self, side: str) -> bool:
         """Tell whether the regularization of a side is chosen by the ratings."""
@@ -342,28 +425,17 @@ class Schedule:
         return self.by_default and parameters.regularization is None and own is None
 
     def _shrink(self, side: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        name = ("user", "item")[side]
-        if self._by_default(name):
-            strength = (DEFAULT_USER_SHRINK, DEFAULT_ITEM_SHRINK)[side] * self.spread
+        if self._by_default(SIDES[side]):
+            strength = (DEFAULT_USER_SHRINK, DEFAULT_ITEM_SHRINK)[side] * self.scale.shrink
             return strength / counts ** (USER_POWER, ITEM_POWER)[side]
-        power = POWERS[self.parameters.regularization_scaling]
-        return self._given(name) / 2 / counts**power
+        return self._scaled(SIDES[side], counts)
 
     def _bias_shrink(self, side: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.biases is not None and self._by_default("bias"):
             damping = (self.biases.user_damping, self.biases.item_damping)[side]
-            return damping / counts
-        power = POWERS[self.parameters.regularization_scaling]
-        return self._given("bias") / 2 / counts**power
+            return damping * self.scale.curvature / counts
+        return self._scaled("bias", counts)
 
-
-def _spread(ratings: CheckedRatings, global_mean: float) -> float:
-    """Return the root of the mean squared deviation, or 1 where there is none."""
-    total = 0.0
-    at_once = 2**16
-    with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
-        for start in range(0, ratings.nnz, at_once):
-            part = ratings.values[start : start + at_once].astype(np.float64) - global_mean
-            total += float(part @ part)
-    mean = total / ratings.nnz
-    return float(np.sqrt(mean)) if np.isfinite(mean) and mean > 0 else 1.0
+    def _scaled(self, name: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return l of every row by the strength that is given."""
+        return self._given(name) / 2 / counts ** POWERS[self.parameters.regularization_scaling]

@@ -29,7 +29,8 @@ in the payload), and ``__metadata__`` to strings:
 
 The tensors are ``user_factors``, ``item_factors``, ``user_biases``, ``item_biases`` (F32 or F64),
 ``seen.indptr`` (I64), ``seen.indices`` (I32 or I64) and one ``history.<column>`` (F64) per column.
-Where rates adapt there are ``training.user_sums`` and ``training.item_sums``, of the factors' type;
+With implicit features there are ``own_user_factors`` and ``implicit_factors``, of the same type.
+Where rates adapt there are ``training.user_sums`` and ``training.item_sums``, likewise;
 where `Uncertainty` is known, ``uncertainty.user_spreads`` and ``uncertainty.item_spreads`` (F32).
 Integer ids are ``user_ids`` (I64); string ids are ``user_ids.utf8`` (U8), all labels without a
 separator, and ``user_ids.offsets`` (I64), where each begins and where the last one ends.
@@ -113,6 +114,13 @@ _PARAMETER_TYPES: dict[str, dict[str, tuple[type, ...]]] = {
         "posterior_samples": (int,),
         "burn_in": (int,),
         "implicit": (bool, NoneType),
+        "implicit_learning_rate": (float, int, NoneType),
+        "implicit_regularization": (float, int, NoneType),
+        "loss_function": (str,),
+        "huber_threshold": (float, int, NoneType),
+        "l1_regularization": (float, int),
+        "nonnegative": (bool,),
+        "averaged_epochs": (int,),
     },
 }
 _DEFAULTS = {field.name: field.default for field in fields_of(Parameters)}
@@ -127,6 +135,7 @@ _TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
     "best_epoch": (int, -1, 2**63 - 1),
 }
 _SUMS = ("training.user_sums", "training.item_sums")
+_IMPLICIT = ("own_user_factors", "implicit_factors")
 _SPREADS = ("uncertainty.user_spreads", "uncertainty.item_spreads")
 
 _METADATA_KEYS = frozenset(
@@ -460,6 +469,9 @@ def _expected_tensors(
     if fields.version != "1" and any(name in tensors for name in _SUMS):
         for name, n_rows in zip(_SUMS, rows.values(), strict=True):
             expected[name] = (values, (n_rows,))
+    if _is_implicit(fields.parameters):
+        for name, n_rows in zip(_IMPLICIT, rows.values(), strict=True):
+            expected[name] = (values, (n_rows, n_factors))
     if fields.noise_std is not None:
         for name, n_rows in zip(_SPREADS, rows.values(), strict=True):
             expected[name] = (("F32",), (n_rows,))
@@ -467,6 +479,11 @@ def _expected_tensors(
     for column in HISTORY_COLUMNS:
         expected[f"history.{column}"] = (("F64",), (n_entries,))
     return expected
+
+
+def _is_implicit(parameters: dict[str, Any]) -> bool:
+    """Tell whether gradient descent trained implicit factors."""
+    return bool(parameters["implicit"]) and not parameters["posterior_samples"]
 
 
 def _check_layout(fields: _Fields, tensors: dict[str, _Tensor]) -> None:
@@ -519,8 +536,9 @@ def _check_layout(fields: _Fields, tensors: dict[str, _Tensor]) -> None:
 
 def _check_values(fields: _Fields, arrays: _Arrays) -> None:
     """Check the numbers themselves; no index is trusted before this."""
-    for name in ("user_factors", "item_factors", "user_biases", "item_biases"):
-        check_finite(arrays[name], name)
+    for name in ("user_factors", "item_factors", "user_biases", "item_biases", *_IMPLICIT):
+        if name in arrays:
+            check_finite(arrays[name], name)
     for name in _SUMS:
         if name in arrays:
             _check_sums(arrays[name], name)
@@ -658,6 +676,9 @@ def _encode_arrays(state: ModelState) -> tuple[dict[str, str], _Arrays]:
         "seen.indptr": _as_tensor(state.seen.indptr, "seen.indptr", ("I64",)),
         "seen.indices": _as_tensor(state.seen.indices, "seen.indices", ("I32", "I64")),
     }
+    for name in _IMPLICIT:
+        if (rows := getattr(factors, name)) is not None:
+            arrays[name] = _as_tensor(rows, name, values)
     if state.training.sums is not None:
         for name, sums in zip(_SUMS, state.training.sums, strict=True):
             arrays[name] = _as_tensor(sums, name, values)
@@ -1041,6 +1062,7 @@ def _restore(fields: _Fields, arrays: _Arrays) -> ModelState:
         arrays["item_biases"],
         fields.global_mean,
         fields.biased,
+        *(arrays.get(name) for name in _IMPLICIT),
     )
     return ModelState(
         parameters=fields.parameters,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cmf._checks import CheckedRatings, narrow_indices
 from cmf._state import Factors
 from cmf._typing import FloatArray
-from cmf.losses import validation_errors
+from cmf.implicit import forget_factors
+from cmf.objectives import each_loss
 from cmf.recommendation import pair_predictions
 from cmf.schedule import Schedule
 from cmf.training import EpochReport
@@ -61,9 +62,16 @@ def hold_out(
     before = np.searchsorted(chosen, ratings.indptr).astype(np.int64)
     indices: Any = np.delete(narrow_indices(ratings).indices, chosen)
     values: Any = np.delete(ratings.values, chosen)
-    rest = replace(ratings, indptr=ratings.indptr - before, indices=indices, values=values)
+    weights: Any = None if ratings.weights is None else np.delete(ratings.weights, chosen)
+    rest = replace(
+        ratings, indptr=ratings.indptr - before, indices=indices, values=values, weights=weights
+    )
     held_out = replace(
-        ratings, indptr=before, indices=ratings.indices[chosen], values=ratings.values[chosen]
+        ratings,
+        indptr=before,
+        indices=ratings.indices[chosen],
+        values=ratings.values[chosen],
+        weights=None,
     )
     return rest, held_out
 
@@ -106,67 +114,56 @@ class Stopper:
         self.n_threads = n_threads
         self.users = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
         self.best_epoch = 0
-        self.best, _ = validation_errors(held_out, factors, n_threads)
-        self.best_squares = self._squares()
+        self.best_losses = self._losses()
+        self.best = float(self.best_losses.mean())
         self.kept = self._copies()
         self.first_biases = self.kept[2:4]
         if schedule.by_default:
-            schedule.noises = [self._noise(self.best)]
+            schedule.noises = [schedule.noise_of(self.best)]
 
     def __call__(self, report: EpochReport) -> bool:
         """Look at an epoch; True ends training."""
-        error = report.validation_rmse
-        assert error is not None
+        losses = self._losses()
+        mean = float(losses.mean())
         if self.schedule.by_default:
-            self.schedule.noises.append(self._noise(error))
-        if error < self.best:
-            self.best, self.best_epoch = error, report.epoch
+            self.schedule.noises.append(self.schedule.noise_of(mean))
+        if mean < self.best:
+            self.best, self.best_losses, self.best_epoch = mean, losses, report.epoch
             self.kept = self._copies()
-            self.best_squares = self._squares()
         return report.epoch - self.best_epoch >= self.patience
 
     def settle(self) -> None:
         """Put the best epoch's factors in place, or the first biases alone if they are as good."""
         for array, kept in zip(self._arrays(), self.kept, strict=True):
             array[...] = kept
-        gains = self._squares_of_biases() - self.best_squares
+        gains = self._losses_of_biases() - self.best_losses
         if gains.mean() <= SURENESS * gains.std() / math.sqrt(gains.shape[0]):
             self.best_epoch = 0
-            self.factors.user_factors[...] = 0
-            self.factors.item_factors[...] = 0
-            for array, first in zip(self._arrays()[2:4], self.first_biases, strict=True):
-                array[...] = first
+            forget_factors(self.factors)
+            self.factors.user_biases[...], self.factors.item_biases[...] = self.first_biases
         self.schedule.noises = self.schedule.noises[: max(1, self.best_epoch)]
 
-    def _noise(self, rmse: float) -> float:
-        share = rmse / self.schedule.spread
-        return min(1.0, share * share)  # which may be infinite, and ** would say so
-
-    def _squares(self) -> NDArray[np.float64]:
-        """Squared errors of all that is held out."""
+    def _losses(self) -> NDArray[np.float64]:
+        """Losses of all that is held out."""
         items = self.held_out.indices.astype(np.int64)
-        predicted = pair_predictions(self.factors, self.users, items, self.n_threads)
-        errors: NDArray[np.float64] = predicted.astype(np.float64) - self.held_out.values
-        return np.square(errors)
+        return self._losses_at(pair_predictions(self.factors, self.users, items, self.n_threads))
 
-    def _squares_of_biases(self) -> NDArray[np.float64]:
-        """Squared errors of the biases that training started from, without factors."""
+    def _losses_of_biases(self) -> NDArray[np.float64]:
+        """Losses of the biases that training started from, without factors."""
         of_users, of_items = (biases.astype(np.float64) for biases in self.first_biases)
-        predicted = (
+        return self._losses_at(
             self.factors.global_mean + of_users[self.users] + of_items[self.held_out.indices]
         )
-        return np.square(predicted - self.held_out.values)
+
+    def _losses_at(self, x: FloatArray) -> NDArray[np.float64]:
+        schedule = self.schedule
+        return each_loss(
+            schedule.parameters.loss_function, self.held_out.values, x, schedule.huber_threshold
+        )
 
     def _arrays(self) -> tuple[FloatArray, ...]:
-        factors = self.factors
         records = () if self.schedule.plain else tuple(self.schedule.records)
-        return (
-            factors.user_factors,
-            factors.item_factors,
-            factors.user_biases,
-            factors.item_biases,
-            *records,
-        )
+        return (*self.factors.trained, *records)
 
     def _copies(self) -> list[FloatArray]:
         return [array.copy() for array in self._arrays()]

@@ -31,6 +31,7 @@ from cmf._typing import FloatArray, RatingsLike
 from cmf.epochs import make_epochs
 from cmf.exceptions import DivergenceError
 from cmf.losses import Loss, exact_loss, regularization_term, validation_errors
+from cmf.objectives import exact_sum
 from cmf.schedule import Schedule
 
 __all__ = [
@@ -66,7 +67,8 @@ class EpochReport:
     seconds : float
         Wall time of the epoch, measuring not included.
     running_mse : float
-        Mean of the squared errors, each taken just before its own step.
+        Mean of the squared errors, each taken just before its own step; with another loss or with
+        weights, the weighted mean of the losses.
     regularization : float
         The penalty of the factors as the epoch left them.
     running_total : float
@@ -291,37 +293,37 @@ def train(
         Team(thread_count(parameters.n_threads)) as team,
     ):
         epochs = make_epochs(ratings, parameters, seed, team)
-        for epoch in range(first_epoch, last_epoch + 1):
-            started = time.perf_counter()
-            squared_errors = epochs.run(factors, schedule, epoch)
-            seconds = time.perf_counter() - started
-            penalty = regularization_term(factors, schedule.regularization)
-            _refuse_divergence(
-                factors, squared_errors, penalty, schedule.rate_of(epoch), epoch, history
-            )
-            report = _measure(
-                factors,
-                ratings,
-                parameters,
-                schedule,
-                epoch=epoch,
-                last_epoch=last_epoch,
-                seconds=seconds,
-                running_mse=squared_errors / ratings.nnz,
-                penalty=penalty,
-                exact=exact or epoch == last_epoch,
-                validation=validation,
-            )
-            _record(history, report)
-            progress.show(report)
-            answers = [callback(report) for callback in callbacks]
-            if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
-                if report.exact is None:
-                    _record_exact(
-                        history,
-                        exact_loss(ratings, factors, schedule.regularization, parameters.n_threads),
-                    )
-                break
+        measures = _Measures(ratings, validation, parameters, schedule)
+        n_averaged = min(parameters.averaged_epochs, n_epochs)
+        average = _Average(factors, last_epoch - n_averaged if n_averaged > 1 else last_epoch)
+        try:
+            for epoch in range(first_epoch, last_epoch + 1):
+                started = time.perf_counter()
+                losses = epochs.run(factors, schedule, epoch)
+                exact_now = exact or epoch == last_epoch
+                if validation is not None or callbacks or exact_now or epoch > average.after:
+                    epochs.settle(factors)
+                seconds = time.perf_counter() - started
+                penalty = measures.penalty(factors)
+                _refuse_divergence(
+                    factors, losses, penalty, schedule.rate_of(epoch), epoch, history
+                )
+                average.add(epoch)
+                report = measures.report(
+                    factors, epoch, last_epoch, seconds, losses, penalty, exact=exact_now
+                )
+                _record(history, report)
+                progress.show(report)
+                answers = [callback(report) for callback in callbacks]
+                if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
+                    break
+        finally:
+            epochs.settle(factors)
+        if average.write():
+            _refuse_divergence(factors, losses, measures.penalty(factors), 0.0, epoch, history)
+            measures.record(history, factors)
+        elif math.isnan(history["exact_mse"][-1]):
+            _record_exact(history, measures.exact(factors))
 
 
 def sweep_recorder(history: History, parameters: Parameters) -> Callable[[int, float], None]:
@@ -380,11 +382,8 @@ def record_errors(
     parameters : Parameters
         Threads to use.
     """
-    found = exact_loss(ratings, factors, 0.0, parameters.n_threads)
-    _record_exact(history, found)
-    if validation is not None:
-        errors = validation_errors(validation, factors, parameters.n_threads)
-        history["validation_rmse"][-1], history["validation_mae"][-1] = errors
+    _record_exact(history, exact_loss(ratings, factors, 0.0, parameters.n_threads))
+    _record_validation(history, validation, factors, parameters)
 
 
 def _refuse_divergence(
@@ -436,42 +435,118 @@ def _all_numbers(array: FloatArray) -> FloatArray:
     return array.reshape(-1) if array.flags.c_contiguous else padded_numbers(array)
 
 
-def _measure(
-    factors: Factors,
-    ratings: CheckedRatings,
-    parameters: Parameters,
-    schedule: Schedule,
-    *,
-    epoch: int,
-    last_epoch: int,
-    seconds: float,
-    running_mse: float,
-    penalty: float,
-    exact: bool,
-    validation: CheckedRatings | None,
-) -> EpochReport:
-    errors = (
-        (None, None)
-        if validation is None
-        else validation_errors(validation, factors, parameters.n_threads)
-    )
-    return EpochReport(
-        epoch=epoch,
-        n_epochs=last_epoch,
-        learning_rate=schedule.rate_of(epoch),
-        seconds=seconds,
-        running_mse=running_mse,
-        regularization=penalty,
-        running_total=running_mse + penalty,
-        exact=exact_loss(ratings, factors, schedule.regularization, parameters.n_threads)
-        if exact
-        else None,
-        validation_rmse=errors[0],
-        validation_mae=errors[1],
-        user_factors=_read_only(factors.user_factors),
-        item_factors=_read_only(factors.item_factors),
-        user_biases=_read_only(factors.user_biases),
-        item_biases=_read_only(factors.item_biases),
+class _Measures:
+    """What is told of factors after an epoch."""
+
+    def __init__(
+        self,
+        ratings: CheckedRatings,
+        validation: CheckedRatings | None,
+        parameters: Parameters,
+        schedule: Schedule,
+    ) -> None:
+        self.ratings = ratings
+        self.validation = validation
+        self.parameters = parameters
+        self.schedule = schedule
+        weights = ratings.weights
+        self.total_weight = ratings.nnz if weights is None else float(weights.sum(dtype=np.float64))
+
+    def penalty(self, factors: Factors) -> float:
+        """Regularization as it is reported."""
+        l1 = self.parameters.l1_regularization
+        return regularization_term(factors, self.schedule.regularization, l1)
+
+    def exact(self, factors: Factors) -> Loss:
+        """Exact errors; the total is of what training minimizes, with another loss as well."""
+        parameters, n_threads = self.parameters, self.parameters.n_threads
+        found = exact_loss(self.ratings, factors, 0.0, n_threads, loss=parameters.loss_function)
+        penalty, mean = self.penalty(factors), found.mse
+        if self.schedule.general:
+            losses = exact_sum(
+                self.ratings,
+                factors,
+                parameters.loss_function,
+                huber_threshold=self.schedule.huber_threshold,
+                n_threads=n_threads,
+            )
+            mean = losses / self.total_weight
+        return found._replace(regularization=penalty, total=mean + penalty)
+
+    def record(self, history: History, factors: Factors) -> None:
+        """Write errors of factors that are not those of the last epoch into its entry."""
+        _record_exact(history, self.exact(factors))
+        _record_validation(history, self.validation, factors, self.parameters)
+
+    def report(
+        self,
+        factors: Factors,
+        epoch: int,
+        n_epochs: int,
+        seconds: float,
+        losses: float,
+        penalty: float,
+        *,
+        exact: bool,
+    ) -> EpochReport:
+        """Tell all there is to tell of an epoch."""
+        mean_loss = losses / self.total_weight
+        errors = _validation_of(self.validation, factors, self.parameters)
+        return EpochReport(
+            epoch=epoch,
+            n_epochs=n_epochs,
+            learning_rate=self.schedule.rate_of(epoch),
+            seconds=seconds,
+            running_mse=mean_loss,
+            regularization=penalty,
+            running_total=mean_loss + penalty,
+            exact=self.exact(factors) if exact else None,
+            validation_rmse=errors[0],
+            validation_mae=errors[1],
+            user_factors=_read_only(factors.user_factors),
+            item_factors=_read_only(factors.item_factors),
+            user_biases=_read_only(factors.user_biases),
+            item_biases=_read_only(factors.item_biases),
+        )
+
+
+class _Average:
+    """The mean of the factors after each epoch that comes after a certain one."""
+
+    def __init__(self, factors: Factors, after: int) -> None:
+        self.factors = factors
+        self.after = after
+        self.means: list[FloatArray] = []
+        self.n_epochs = 0
+
+    def add(self, epoch: int) -> None:
+        """Take in what an epoch has left, if it counts."""
+        if epoch <= self.after:
+            return
+        self.n_epochs += 1
+        if self.n_epochs == 1:
+            self.means = [array.copy() for array in self.factors.trained]
+            return
+        for mean, array in zip(self.means, self.factors.trained, strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
+                mean += (array - mean) / self.n_epochs
+
+    def write(self) -> bool:
+        """Put the mean in the place of the factors; False if there is nothing to average."""
+        if self.n_epochs < 2:
+            return False
+        for mean, array in zip(self.means, self.factors.trained, strict=True):
+            array[...] = mean
+        return True
+
+
+def _validation_of(
+    validation: CheckedRatings | None, factors: Factors, parameters: Parameters
+) -> tuple[float | None, float | None]:
+    if validation is None:
+        return None, None
+    return validation_errors(
+        validation, factors, parameters.n_threads, loss=parameters.loss_function
     )
 
 
@@ -502,6 +577,17 @@ def _record(history: History, report: EpochReport) -> None:
 def _record_exact(history: History, measured: Loss) -> None:
     history["exact_mse"][-1] = measured.mse
     history["exact_total"][-1] = measured.total
+
+
+def _record_validation(
+    history: History,
+    validation: CheckedRatings | None,
+    factors: Factors,
+    parameters: Parameters,
+) -> None:
+    errors = _validation_of(validation, factors, parameters)
+    for column, error in zip(("validation_rmse", "validation_mae"), errors, strict=True):
+        history[column][-1] = math.nan if error is None else error
 
 
 class _Progress:

@@ -458,6 +458,7 @@ def general_epoch(
     n_strips,
     loss,
     huber_threshold,
+    slope_limit,
     biased,
     global_mean,
     user_rate,
@@ -467,6 +468,7 @@ def general_epoch(
     l1_user,
     l1_item,
     nonnegative,
+    old_user,
 ):
     """Visit a strip of the rows at positions first to last - 1; return the sum of the losses."""
     model = user_factors, item_factors, user_biases, item_biases, global_mean
@@ -480,10 +482,11 @@ def general_epoch(
                 loss, float(ratings[j]), prediction(u, i, *model), huber_threshold
             )
             losses.append(weight * value)
-            d = weight * slope
+            d = weight * max(-slope_limit, min(slope_limit, slope))
+            seen = user_factors[u] if old_user is None else user_factors[u].copy()
             for row, other, record, rate, l1 in (
                 (user_factors[u], item_factors[i], user_records[u], user_rate, l1_user),
-                (item_factors[i], user_factors[u], item_records[i], item_rate, l1_item),
+                (item_factors[i], seen, item_records[i], item_rate, l1_item),
             ):
                 descend(row, other, record, d, rate, gradient_weight, l1, nonnegative)
             if biased:

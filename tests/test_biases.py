@@ -11,7 +11,8 @@ from scipy import sparse
 import cmf
 from cmf import biases as biases_module
 from cmf._checks import check_ratings
-from cmf.biases import damped_biases, rating_counts
+from cmf._counts import rating_counts
+from cmf.biases import damped_biases
 
 
 def random_table(n_users=30, n_items=20, density=0.4, seed=0):

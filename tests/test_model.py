@@ -130,6 +130,19 @@ CHANGES: dict[str, list[Any]] = {
     "posterior_samples": [5],
     "burn_in": [3],
     "implicit": [False],
+    "implicit_learning_rate": [0.0, 0.02],
+    "implicit_regularization": [0.0, 2.0],
+    "loss_function": ["absolute", "huber"],
+    "huber_threshold": [0.1],
+    "l1_regularization": [0.01],
+    "nonnegative": [True],
+    "averaged_epochs": [2],
+}
+# What some have an effect on.
+OPTIONS_OF: dict[str, dict[str, Any]] = {
+    "implicit_learning_rate": {"implicit": True},
+    "implicit_regularization": {"implicit": True},
+    "huber_threshold": {"loss_function": "huber"},
 }
 WITHOUT_EFFECT = {"n_threads", "verbose"}
 # Under the defaults these are other values than those that are chosen by the ratings.
@@ -167,7 +180,13 @@ def test_every_parameter_has_its_effect_and_no_other(name):
     if name in ("early_stopping", "validation_fraction", "patience"):
         # So large steps that the best epoch is not the last.
         base.update(early_stopping=name != "early_stopping", learning_rate=0.05, n_epochs=60)
+    base.update(OPTIONS_OF.get(name, {}))
     check_effect(name, CHANGES[name], base, WITHOUT_EFFECT)
+
+
+def test_implicit_features_change_gradient_descent_as_well():
+    for base in (SCRATCH, {"n_factors": 4, "random_state": 0}):
+        check_effect("implicit", [True], base, WITHOUT_EFFECT)
 
 
 @pytest.mark.parametrize("name", list(CHANGED_DEFAULTS))
@@ -175,6 +194,7 @@ def test_every_parameter_has_its_effect_on_the_defaults(name):
     base = {"n_factors": 4, "random_state": 0}
     if name in ("burn_in", "implicit"):
         base.update(posterior_samples=5)
+    base.update(OPTIONS_OF.get(name, {}))
     check_effect(name, CHANGED_DEFAULTS[name], base, WITHOUT_EFFECT_ON_DEFAULTS)
 
 

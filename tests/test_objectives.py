@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_ratings_out_of_range_are_refused_by_position(loss, bad, wanted):
     table[0] = 0  # a row without ratings
     table[2, 1] = table[2, 3] = bad
     ratings = check_ratings(table, dtype="float64")
-    with pytest.raises(ValueError, match=rf"^new\[2, 1\] is {bad}: with loss='{loss}' {wanted}$"):
+    message = rf"^new\[2, 1\] is {bad}: with loss_function='{loss}' {wanted}$"
+    with pytest.raises(ValueError, match=message):
         check_rating_range(ratings, loss, "new")
 
 
@@ -225,7 +227,8 @@ def test_exact_sums_equal_numpy(dtype, loss, weighted, rng):
         "logistic": np.logaddexp(0, x) - r * x,
         "poisson": np.exp(x) - r * x,
     }[loss]
-    found = exact_sum(ratings, factors, loss, huber_threshold=0.7, weights=weights)
+    weighted_ratings = replace(ratings, weights=weights)
+    found = exact_sum(weighted_ratings, factors, loss, huber_threshold=0.7)
     expected = (expected * (1 if weights is None else weights.astype(float))).sum()
     assert found == pytest.approx(expected, rel=1e-12 if dtype == "float64" else 1e-6)
 
@@ -308,6 +311,7 @@ def step(
         n_strips=1,
         loss=loss_number(loss),
         huber_threshold=1.0,
+        slope_limit=np.inf,
         biased=True,
         global_mean=factors.global_mean,
         user_rate=rate,
@@ -317,6 +321,7 @@ def step(
         l1_user=0.0,
         l1_item=0.0,
         nonnegative=False,
+        old_user=None,
     )
 
 

@@ -203,6 +203,7 @@ def test_only_two_dtypes_are_fine(value):
 INTEGER = r"must be an integer, got"
 NUMBER = r"must be a number, got"
 SWITCH_OR_NONE = [(value, TypeError, "must be True or False, got") for value in (0, 1, "yes", [])]
+SWITCH = [*SWITCH_OR_NONE, (None, TypeError, "must be True or False, got")]
 COUNT = [
     *((value, TypeError, INTEGER) for value in NO_INTEGERS),
     (-1, ValueError, "must be at least 0, got -1"),
@@ -307,6 +308,27 @@ WRONG = {
     "posterior_samples": COUNT,
     "burn_in": COUNT,
     "implicit": SWITCH_OR_NONE,
+    "implicit_learning_rate": POSITIVE_OR_ZERO,
+    "implicit_regularization": POSITIVE_OR_ZERO,
+    "loss_function": [
+        *((value, TypeError, "must be a string") for value in (None, 1, b"huber", ["huber"])),
+        ("log", ValueError, "must be one of 'squared', 'absolute', 'huber', 'logistic', 'poisson'"),
+    ],
+    "huber_threshold": [
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS if value is not None),
+        (0, ValueError, "must be greater than 0, got 0"),
+        (np.inf, ValueError, "must be finite"),
+    ],
+    "l1_regularization": [
+        *((value, TypeError, NUMBER) for value in NO_NUMBERS),
+        (-1, ValueError, "must be at least 0, got -1"),
+        (np.nan, ValueError, "must be finite"),
+    ],
+    "nonnegative": SWITCH,
+    "averaged_epochs": [
+        *((value, TypeError, INTEGER) for value in NO_INTEGERS),
+        (0, ValueError, "must be at least 1, got 0"),
+    ],
     "random_state": [
         *(
             (value, TypeError, "must be None, an int of 0 or more")
@@ -364,7 +386,14 @@ RIGHT = {
     "patience": [1, np.int8(3)],
     "posterior_samples": [0, np.int8(2)],
     "burn_in": [0, np.int64(3)],
-    "implicit": [None, np.False_],
+    "implicit": [None, np.False_, True],
+    "implicit_learning_rate": [None, 0, np.float32(0.01)],
+    "implicit_regularization": [None, 0, np.float16(0.5)],
+    "loss_function": ["squared", "absolute", "huber", np.str_("poisson")],
+    "huber_threshold": [None, 1, np.float32(0.5)],
+    "l1_regularization": [0, np.float32(0.01), 1],
+    "nonnegative": [np.True_, False],
+    "averaged_epochs": [1, np.int8(3)],
     "random_state": [None, 0, 2**200, [1, 2], np.uint64(3), np.random.SeedSequence(0)],
 }
 
@@ -412,11 +441,19 @@ def test_checked_parameters_are_plain():
             "posterior_samples": np.int8(5),
             "burn_in": np.int64(6),
             "implicit": np.False_,
+            "implicit_learning_rate": 1,
+            "implicit_regularization": None,
+            "loss_function": "squared",
+            "huber_threshold": np.float32(0.5),
+            "l1_regularization": 0,
+            "nonnegative": np.False_,
+            "averaged_epochs": np.int8(1),
             "random_state": "not looked at",
         }
     )
     plain = (3, 0.5, 1.0, 2, True, True, "normal", 0.0, "float64", None, 1)
     options = (1.0, True, 0.25, 2.0, 3.0, None, "sqrt", False, 0.125, 4, 5, 6, False)
+    options += (1.0, None, "squared", 0.5, 0.0, False, 1)
     assert astuple(checked) == plain + options
     assert [type(value) for value in astuple(checked)[11:]] == [type(value) for value in options]
     assert [type(value) for value in astuple(checked)[:6]] == [int, float, float, int, bool, bool]

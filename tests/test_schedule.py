@@ -161,8 +161,8 @@ def test_training_by_default_is_the_documented_recipe(biases):
         ],
         mean,
         (
-            lambda epoch: 0.1 / spread * 0.95 ** (epoch - 1),
-            lambda epoch: 0.01 * 0.95 ** (epoch - 1) if biases else 0.0,
+            lambda epoch: 0.1 / spread * 0.97 ** (epoch - 1),
+            lambda epoch: 0.01 * 0.97 ** (epoch - 1) if biases else 0.0,
         ),
         {},
         [
@@ -172,7 +172,7 @@ def test_training_by_default_is_the_documented_recipe(biases):
         1 / (3 * spread**3),
     )
     assert_close(model, expected)
-    rates = [0.05 / spread * 0.95**epoch for epoch in range(3)]
+    rates = [0.05 / spread * 0.97**epoch for epoch in range(3)]
     assert model.history_["learning_rate"] == pytest.approx(rates, rel=1e-14)
 
 
@@ -307,7 +307,7 @@ def test_regularization_is_the_given_one_or_its_mean_over_the_ratings():
     chosen = schedule_of(ratings)
     by_users = 0.9 * (of_users / n) @ np.maximum(of_users, 1) ** -0.5
     by_items = 0.27 * (of_items / n) @ np.maximum(of_items, 1) ** -0.25
-    expected = chosen.spread * (by_users + by_items)
+    expected = chosen.scale.spread * (by_users + by_items)
     assert chosen.regularization == pytest.approx(expected, rel=1e-12)
     chosen.noises = [1.0, 0.5]
     assert chosen.regularization == pytest.approx(expected / 2, rel=1e-12)
@@ -331,17 +331,20 @@ def test_noise_scales_the_chosen_regularization_of_its_epoch():
 
 def test_least_decay_is_that_of_the_strongest_regularized_row():
     steps = schedule_of(random_ratings()).steps(1)
-    assert steps.user_decay == 1 - steps.user_rate * steps.user_records[:, 2].max()
-    assert steps.item_decay == 1 - steps.item_rate * steps.item_records[:, 2].max()
+    assert steps.user_decay == 1 - steps.rate * steps.user_records[:, 2].max()
+    assert steps.item_decay == 1 - steps.rate * steps.item_records[:, 2].max()
 
 
 def test_rate_and_start_follow_the_spread_of_the_ratings():
     ratings = random_ratings()
     small, large = schedule_of(ratings, 3.0), schedule_of(ratings * 100, 300.0)
-    assert large.spread == pytest.approx(100 * small.spread, rel=1e-12)
+    assert large.scale.spread == pytest.approx(100 * small.scale.spread, rel=1e-12)
     assert large.learning_rate == pytest.approx(small.learning_rate / 100, rel=1e-12)
     assert large.init_scale == pytest.approx(10 * small.init_scale, rel=1e-12)
     assert large.regularization == pytest.approx(100 * small.regularization, rel=1e-12)
+    rates = [schedule_of(ratings, n_factors=k).learning_rate for k in (1, 23, 64, 256)]
+    expected = np.array([0.05, 0.05, 0.03, 0.015]) / small.scale.spread
+    np.testing.assert_allclose(rates, expected, rtol=0.01)
     for init in ("scaled", "uniform"):
         assert schedule_of(ratings, init=init).init_scale == 0.1
     assert schedule_of(ratings, init_scale=0.7).init_scale == 0.7
@@ -356,7 +359,7 @@ def test_spreads_whose_cube_is_no_double_give_finite_or_infinite_weights(value):
 
 def test_equal_ratings_have_the_spread_1():
     schedule = schedule_of(np.full((3, 4), 2.0), 2.0)
-    assert schedule.spread == 1.0
+    assert schedule.scale.spread == 1.0
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -371,8 +374,14 @@ def test_equal_ratings_have_the_spread_1():
         {**RULE, "adaptive": True},
         {**RULE, "learning_rate_decay": 0.8, **SIDES},
         {**RULE, "regularization_scaling": "sqrt"},
+        {"early_stopping": False, "implicit": True},
+        {**RULE, "implicit": True},
+        {"early_stopping": False, "loss_function": "huber"},
+        {**RULE, "loss_function": "huber"},
+        {"early_stopping": False, "loss_function": "poisson"},
+        {**RULE, "nonnegative": True, "l1_regularization": 0.01},
     ],
-    ids=["default", "default without biases", "adaptive", "decay", "scaled"],
+    ids=str,
 )
 def test_two_halves_are_the_whole(options, dtype):
     ratings = random_ratings()

@@ -1592,6 +1592,13 @@ GOLDEN_PARAMETERS = {
     "posterior_samples": 0,
     "burn_in": 40,
     "implicit": None,
+    "implicit_learning_rate": None,
+    "implicit_regularization": None,
+    "loss_function": "squared",
+    "huber_threshold": None,
+    "l1_regularization": 0.0,
+    "nonnegative": False,
+    "averaged_epochs": 1,
 }
 
 
@@ -1671,6 +1678,11 @@ def test_the_golden_file_of_version_2(mmap: bool) -> None:
         "regularization_scaling": "sqrt",
         "validation_fraction": 0.1,
         "patience": 3,
+        "implicit_learning_rate": 0.01,
+        "loss_function": "huber",
+        "huber_threshold": 1.5,
+        "l1_regularization": 0,
+        "averaged_epochs": 2,
     }
     sums = (
         np.array([1.0, 1.25, 1.5, 1.75, 2.0], dtype=np.float32),

@@ -363,7 +363,7 @@ def test_continued_training_goes_on_from_what_was_found():
     assert model.n_iter_ == best + 2
     assert model._get_fitted().state.training.noise == noise_then
     rates = model.history_["learning_rate"]
-    assert rates[-1] == pytest.approx(rates[0] * 0.95 ** (best + 1))
+    assert rates[-1] == pytest.approx(rates[0] * 0.97 ** (best + 1))
 
 
 def test_first_partial_fit_is_fit():

@@ -21,6 +21,7 @@ def general_epoch(
     n_strips: int,
     loss: int,
     huber_threshold: float,
+    slope_limit: float,
     biased: bool,
     global_mean: float,
     user_rate: float,
@@ -30,6 +31,7 @@ def general_epoch(
     l1_user: float,
     l1_item: float,
     nonnegative: bool,
+    old_user: FloatArray | None,
 ) -> float: ...
 def sum_losses(
     ratings: FloatArray,

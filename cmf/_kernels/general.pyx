@@ -3,9 +3,9 @@
 For every stored rating r_ui of weight w, in rows one after the other:
 
     x    = μ + b_u + c_i + p_u·q_i                            (before the step)
-    d    = w · slope(r_ui, x)
+    d    = w · slope(r_ui, x)                                 (within slope_limit)
     p_u <- prox(p_u + η_u (d q_i − l_u p_u)),  η_u = user_rate / √G_u
-    q_i <- prox(q_i + η_i (d p_u − l_i q_i)),  η_i = item_rate / √G_i   (p_u just updated)
+    q_i <- prox(q_i + η_i (d p_u − l_i q_i)),  η_i = item_rate / √G_i   (p_u: see old_user)
     b_u <- b_u + bias_rate (d − lb_u b_u)      and c_i likewise
 
 number, loss  reported, times w                 slope                   minus the derivative by x of
@@ -83,6 +83,7 @@ def general_epoch(
     Py_ssize_t n_strips,                        # with 1, cuts is indptr
     int loss,                                   # 0 to 4, in the order of the table above
     double huber_threshold,                     # t > 0, read by huber alone
+    double slope_limit,                         # slopes are kept in [-slope_limit, slope_limit]
     bint biased,                                # False: biases, which must be zero, stay so
     floating global_mean,                       # scalars last: the arrays choose the type
     floating user_rate,
@@ -92,6 +93,8 @@ def general_epoch(
     floating l1_user,
     floating l1_item,
     bint nonnegative,
+    floating[::1] old_user,                     # out     (n_factors,) scratch: the item steps from
+                                                #         the user's old row; None: from the new one
 ):
     """Visit one strip of some rows and return the sum of the weighted losses.
 
@@ -100,14 +103,16 @@ def general_epoch(
     cdef:
         bint in_row_order = row_order is None
         bint weighted = weights is not None
+        bint together = old_user is not None
         Py_ssize_t n_factors = user_factors.shape[1]
-        Py_ssize_t s, u, i, j
+        Py_ssize_t s, u, i, j, f
         floating x, step
         double weight = 1
         double slope = 0
         double losses = 0
         floating* p
         floating* q
+        floating* seen
         floating* user
         floating* item
 
@@ -125,12 +130,19 @@ def general_epoch(
                 if weighted:
                     weight = weights[j]
                 losses += weight * cmf_loss(loss, ratings[j], x, huber_threshold, &slope)
+                slope = slope_limit if slope > slope_limit else slope
+                slope = -slope_limit if slope < -slope_limit else slope
                 step = <floating> (weight * slope)
+                seen = p
+                if together:
+                    seen = &old_user[0]
+                    for f in range(n_factors):
+                        seen[f] = p[f]
                 descend(
                     p, q, n_factors, user, step, user_rate, gradient_weight, l1_user, nonnegative
                 )
                 descend(
-                    q, p, n_factors, item, step, item_rate, gradient_weight, l1_item, nonnegative
+                    q, seen, n_factors, item, step, item_rate, gradient_weight, l1_item, nonnegative
                 )
                 if biased:
                     user_biases[u] += bias_rate * (step - user[3] * user_biases[u])

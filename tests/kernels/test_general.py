@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 import reference
+from arrays import padding
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, make_problem, problems
 
 from cmf._kernels.general import general_epoch, sum_losses
 from cmf._kernels.sgd import sgd_epoch
-from cmf._rows import copy_rows, padded_numbers
+from cmf._rows import copy_rows
 
 LOSSES = range(5)
 SQUARED, ABSOLUTE, HUBER, LOGISTIC, POISSON = LOSSES
@@ -48,6 +49,7 @@ def case_of(problem, loss, rng, **changed):
         "n_strips": 1,
         "loss": loss,
         "huber_threshold": 0.75,
+        "slope_limit": 1.25,
         "biased": True,
         "global_mean": 0.5,
         "user_rate": 2.0**-5,
@@ -57,6 +59,7 @@ def case_of(problem, loss, rng, **changed):
         "l1_user": 0.5,
         "l1_item": 0.75,
         "nonnegative": False,
+        "old_user": np.full(problem.user_factors.shape[1], np.nan, dtype=dtype),
         **changed,
     }
 
@@ -102,6 +105,7 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
         "n_strips": 1,
         "loss": loss,
         "huber_threshold": 0.5,
+        "slope_limit": np.inf,
         "biased": True,
         "global_mean": 0.0,
         "user_rate": 0.0,
@@ -111,6 +115,7 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
         "l1_user": 0.0,
         "l1_item": 0.0,
         "nonnegative": False,
+        "old_user": None,
         **changed,
     }
 
@@ -173,6 +178,9 @@ def test_one_step_by_hand(dtype):
     assert found["item_records"][0, 0] == pytest.approx(1 + 0.01 * (7.35**2 + 1.25**2), rel=1e-6)
     _, found = run({**case, "nonnegative": True})
     assert found["item_factors"][0].tolist() == pytest.approx([3.685, 0], rel=1e-6)
+    _, found = run({**case, "old_user": np.empty(2, dtype=dtype)})
+    # 3 + .1 (3·2 - .25·3) = 3.525 and -2 + .1 (3·1 - .25·-2) = -1.65, shrunk by .05
+    assert found["item_factors"][0].tolist() == pytest.approx([3.475, -1.6], rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -247,6 +255,8 @@ OPTIONS = {
     "l1_user": [0.0],
     "l1_item": [0.0],
     "nonnegative": [True],
+    "old_user": [None],
+    "slope_limit": [np.inf],
 }
 
 
@@ -349,6 +359,8 @@ def test_squared_loss_is_the_rule(problem, biased):
         gradient_weight=0.0,
         l1_user=0.0,
         l1_item=0.0,
+        old_user=None,
+        slope_limit=np.inf,
     )
     losses, found = run(case)
     P, Q = problem.user_factors.copy(), problem.item_factors.copy()
@@ -607,13 +619,13 @@ def test_padded_rows_equal_contiguous_ones(dtype, n_factors, rng):
     losses = general_epoch(**{**case, **padded, **rest})
     assert_identical((losses, {**padded, **rest}), expected)
     for rows in padded.values():
-        assert not padded_numbers(rows).reshape(len(rows), -1)[:, n_factors:].any()
+        assert not padding(rows).any()
 
 
 def test_only_what_is_trained_changes(rng):
     case = random_case(HUBER, rng)
-    for value in case.values():
-        if isinstance(value, np.ndarray):
+    for name, value in case.items():
+        if isinstance(value, np.ndarray) and name != "old_user":
             value.flags.writeable = False
     visited, rated = case["row_order"][:3], set()
     for u in visited:
