@@ -104,12 +104,24 @@ class Objective:
 
     @property
     def closed(self) -> bool:
-        """Whether the minimum has a closed form: a ridge regression."""
-        return not (self.loss != "squared" or self.bounded or self.prior is not None)
+        """Tell whether the minimum has a closed form.
+
+        Returns
+        -------
+        bool
+            True for a ridge regression.
+        """
+        return self.loss == "squared" and not self.bounded and self.prior is None
 
     @property
     def bounded(self) -> bool:
-        """Whether factors are held at 0."""
+        """Tell whether factors are held at 0.
+
+        Returns
+        -------
+        bool
+            True with L1 or non-negativity.
+        """
         return self.l1 > 0 or self.nonnegative
 
 
@@ -246,7 +258,7 @@ def prior_of(factors: Factors, rated: NDArray[np.bool_], noise_std: float) -> Pr
     mean, products, part = np.zeros(width), np.zeros((width, width)), np.empty((width, width))
     blocks = np.split(users, range(NUMBERS_AT_ONCE // width, users.size, NUMBERS_AT_ONCE // width))
 
-    def rows_of(block: NDArray[np.intp]) -> Doubles:
+    def _rows_of(block: NDArray[np.intp]) -> Doubles:
         rows = np.empty((block.size, width))
         rows[:, :k] = factors.user_factors[block]
         if factors.biased:
@@ -254,9 +266,9 @@ def prior_of(factors: Factors, rated: NDArray[np.bool_], noise_std: float) -> Pr
         return rows
 
     for block in blocks:
-        mean += rows_of(block).sum(axis=0) / max(users.size, 1)
+        mean += _rows_of(block).sum(axis=0) / max(users.size, 1)
     for block in blocks:
-        row_products((rows_of(block) - mean).astype(np.float32), part, simd_level())
+        row_products((_rows_of(block) - mean).astype(np.float32), part, simd_level())
         products += part
     covariance = products / max(users.size, 1)
     ridge = RIDGE * float(np.trace(covariance)) / width or RIDGE

@@ -300,12 +300,12 @@ def exact_sum(
     """
     number, level, weights = loss_number(loss), simd_level(), ratings.weights
 
-    def measure(chosen: slice) -> tuple[float, ...]:
+    def _measure(chosen: slice) -> tuple[float, ...]:
         of_chosen = None if weights is None else weights[chosen]
         x = _predictions(ratings, factors, chosen, level)
         return (sum_losses(ratings.values[chosen], of_chosen, x, number, huber_threshold),)
 
-    return _sum_over_pieces(ratings, measure, n_threads)[0]
+    return _sum_over_pieces(ratings, _measure, n_threads)[0]
 
 
 def linked_errors(
@@ -331,13 +331,13 @@ def linked_errors(
     """
     level = simd_level()
 
-    def measure(chosen: slice) -> tuple[float, ...]:
+    def _measure(chosen: slice) -> tuple[float, ...]:
         predicted = link(loss, _predictions(ratings, factors, chosen, level))
         errors = ratings.values[chosen].astype(np.float64) - predicted
         with np.errstate(over="ignore"):  # reported as divergence
             return float(np.square(errors).sum()), float(np.abs(errors).sum())
 
-    squared, absolute = _sum_over_pieces(ratings, measure, n_threads)
+    squared, absolute = _sum_over_pieces(ratings, _measure, n_threads)
     return squared, absolute
 
 

@@ -49,11 +49,28 @@ class Scale:
 
     @property
     def shrink(self) -> float:
-        """Noise over signal, d² / (h s): what a row of length √s is to be regularized by."""
+        """Noise over signal: what a row of length √s is to be regularized by.
+
+        Returns
+        -------
+        float
+            The ratio d² / (h s).
+        """
         return self.deviation / self.curvature * (self.deviation / self.spread)
 
     def share_of_noise(self, mean_loss: float) -> float:
-        """Return a mean loss in units of what it is without a model."""
+        """Compare a mean loss with what it is without a model.
+
+        Parameters
+        ----------
+        mean_loss : float
+            Of ratings that have not been trained on.
+
+        Returns
+        -------
+        float
+            1 for a model that is no better than its mean.
+        """
         return mean_loss / self.root_loss / self.root_loss
 
 

@@ -203,14 +203,10 @@ def test_everything_that_is_predicted_is_a_rating(loss):
 
 def test_ratings_out_of_a_losses_range_are_refused():
     ratings = ratings_for("squared")
-    with pytest.raises(
-        ValueError, match="loss_function='logistic' ratings from 0 to 1 are wanted"
-    ):
+    with pytest.raises(ValueError, match="loss_function='logistic' ratings from 0 to 1 are wanted"):
         cmf.MatrixFactorization(2, loss_function="logistic").fit(ratings)
     ratings.data[3] = -1
-    with pytest.raises(
-        ValueError, match=r"ratings\[\d+, \d+\] is -1.0: with loss_function="
-    ):
+    with pytest.raises(ValueError, match=r"ratings\[\d+, \d+\] is -1.0: with loss_function="):
         cmf.MatrixFactorization(2, loss_function="poisson").fit(ratings)
     model = cmf.MatrixFactorization(2, loss_function="poisson")
     with pytest.raises(ValueError, match=r"validation\[\d+, \d+\] is -1.0"):
@@ -581,3 +577,86 @@ def test_an_early_end_averages_what_there_is():
 def test_early_stopping_on_given_ratings_has_no_last_epochs():
     with pytest.raises(ValueError, match="give early_stopping=False"):
         cmf.MatrixFactorization(2, averaged_epochs=2).fit([[5.0, 1.0]], validation=[[5.0, 1.0]])
+
+
+# --- the derivative -------------------------------------------------------------------------------
+
+TINY_RATE = 1e-7
+DESCENTS = {
+    "the rule": {},
+    "strengths of their own": {
+        "user_regularization": 0.4,
+        "item_regularization": 0.1,
+        "bias_regularization": 0.7,
+    },
+    "by the root of counts": {"regularization_scaling": "sqrt"},
+    "by counts": {"regularization_scaling": "count"},
+    "a rate of the biases": {"bias_learning_rate": 3 * TINY_RATE},
+    "adaptive": {"adaptive": True},
+    "a falling rate": {"learning_rate_decay": 0.5},
+    "implicit": {"implicit": True, "implicit_regularization": 0.3},
+    "weights": {"loss_function": "squared"},
+    "L1": {"l1_regularization": 0.3},
+    "no negative factors": {"nonnegative": True},
+    **{loss: {"loss_function": loss, "huber_threshold": 0.7} for loss in LOSSES[1:]},
+}
+
+
+def stated_objective(ratings, weights, options):
+    """Return what the rule with options goes down, as a function of all that is trained."""
+    beta = {side: options.get(f"{side}_regularization", 0.2) for side in ("user", "item", "bias")}
+    power = {"sqrt": 0.5, "count": 1.0}.get(options.get("regularization_scaling", ""), 0.0)
+    of_users, of_items = np.diff(ratings.indptr), np.bincount(ratings.indices, minlength=9)
+    loss = options.get("loss_function", "squared")
+    users, items = ratings.tocoo().coords
+
+    def objective(mean, P, Q, b, c, Y):
+        s = implicit_sums(ratings, Y)
+        x = mean + b[users] + c[items] + ((P + s)[users] * Q[items]).sum(axis=1)
+        losses = each_loss(loss, ratings.data, x, options.get("huber_threshold", 1.0))
+        total = (1 if loss in ("squared", "huber") else 2) * (weights * losses).sum()
+        for rows, counts, side in ((P, of_users, "user"), (Q, of_items, "item")):
+            total += beta[side] / 2 * (counts ** (1 - power) * (rows**2).sum(axis=1)).sum()
+            total += options.get("l1_regularization", 0) * (counts * abs(rows).sum(axis=1)).sum()
+        for values, counts in ((b, of_users), (c, of_items)):
+            total += beta["bias"] / 2 * (counts ** (1 - power) * values**2).sum()
+        shrink = options.get("implicit_regularization", 0)
+        return total + shrink / 2 * (of_users * (s**2).sum(axis=1)).sum()
+
+    return objective
+
+
+@pytest.mark.parametrize("name", list(DESCENTS))
+def test_an_epoch_of_tiny_steps_goes_down_the_stated_objective(name):
+    options = DESCENTS[name]
+    ratings = ratings_for(options.get("loss_function", "squared"))
+    rng = np.random.default_rng(4)
+    weights = rng.uniform(0.5, 2, ratings.nnz) if name == "weights" else None
+    starts = {"user_factors": rng.random((12, 3)) / 2, "item_factors": rng.random((9, 3)) / 2}
+    model = cmf.MatrixFactorization(**{**SMALL, **RULE, "learning_rate": TINY_RATE, **options}).fit(
+        ratings, weights=weights, epochs=1, **starts
+    )
+    factors = model._get_fitted().state.factors
+    own = factors.own_user_factors if "implicit" in options else factors.user_factors
+    implicit = factors.implicit_factors if "implicit" in options else np.zeros((9, 3))
+    before = [*starts.values(), np.zeros(12), np.zeros(9), np.zeros((9, 3))]
+    after = [own, factors.item_factors, factors.user_biases, factors.item_biases, implicit]
+    objective = stated_objective(ratings, 1.0 if weights is None else weights, options)
+    bias_rate = options.get("bias_learning_rate", TINY_RATE)
+    rates = [TINY_RATE, TINY_RATE, bias_rate, bias_rate, TINY_RATE / 10]
+    for part, (start, end, rate) in enumerate(zip(before, after, rates, strict=True)):
+        if part == 4 and "implicit" not in options:
+            continue
+        slopes = np.zeros_like(start)
+        for index in np.ndindex(start.shape):
+            values = []
+            for step in (1e-5, -1e-5):
+                moved = [array.copy() for array in before]
+                moved[part][index] += step
+                values.append(objective(factors.global_mean, *moved))
+            slopes[index] = (values[0] - values[1]) / 2e-5
+        if options.get("adaptive"):  # rates fall from visit to visit: downhill, but turned
+            cosine = -((end - start) * slopes).sum() / np.linalg.norm(end - start)
+            assert cosine > 0.9 * np.linalg.norm(slopes)
+            continue
+        np.testing.assert_allclose((end - start) / rate, -slopes, rtol=1e-4, atol=1e-4)
