@@ -59,7 +59,7 @@ lint: $(VENV)/.lint
 
 # Options for all programs: `make bench BENCH=--quick`.
 BENCH ?=
-BENCHMARKS = epoch fit ablation scaling roofline memory recommend import defaults
+BENCHMARKS = epoch fit target accuracy ablation scaling roofline memory recommend import defaults
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

@@ -49,8 +49,13 @@ def main() -> None:
     arguments = arguments_parser.parse_args()
     print_machine()
     n_folds = 1 if arguments.quick else 5
-    _print_protocol("official folds", movielens_folds("100k")[:n_folds], SMALL, arguments.only)
-    _print_protocol("random folds", movielens_folds("1m")[:n_folds], LARGE, arguments.only)
+    try:
+        small, large = movielens_folds("100k")[:n_folds], movielens_folds("1m")[:n_folds]
+    except cmf.DatasetNotFoundError as error:
+        print(error)
+        return
+    _print_protocol("official folds", small, SMALL, arguments.only)
+    _print_protocol("random folds", large, LARGE, arguments.only)
     if not arguments.quick:
         _print_protocol("a random tenth", [_tenth()], TENTH, arguments.only)
 

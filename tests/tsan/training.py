@@ -16,6 +16,8 @@ import cmf
 from cmf import _threads, config, grid
 from cmf._kernels.interleaved import highest_level
 
+OPTIONS = ({}, {"loss_function": "huber"}, {"implicit": True})
+
 
 def main() -> None:
     """Train, and compare the results of different numbers of threads."""
@@ -31,14 +33,15 @@ def main() -> None:
     for level in config.LEVELS[: highest_level() + 1]:
         os.environ["CMF_SIMD"] = level
         for dtype in ("float32", "float64"):
-            results = {fit(n, dtype, ratings, validation) for n in (1, 2, 4)}
-            assert racy or len(results) == 1, (level, dtype)
+            for options in OPTIONS:
+                results = {fit(n, dtype, ratings, validation, options) for n in (1, 2, 4)}
+                assert racy or len(results) == 1, (level, dtype, options)
 
 
-def fit(n_threads, dtype, ratings, validation):
+def fit(n_threads, dtype, ratings, validation, options):
     """Train with so many threads and return a hash of all that has come of it."""
     model = cmf.MatrixFactorization(
-        20, n_epochs=3, dtype=dtype, random_state=0, n_threads=n_threads
+        20, n_epochs=3, dtype=dtype, random_state=0, n_threads=n_threads, **options
     )
     model.fit(ratings, validation=validation)
     arrays = (model.user_factors_, model.item_factors_, model.user_biases_, model.item_biases_)
