@@ -73,6 +73,8 @@ def _contestants(libmf: str | None, n_factors: int) -> list[Contestant]:
     return [
         *(Contestant(f"cmf {level}", "cmf", plain, {"CMF_SIMD": level}) for level in levels),
         Contestant("cmf adaptive", "cmf", {**ADAPTIVE, **own}),
+        Contestant("cmf SVD++", "cmf", {**ADAPTIVE, **own, "implicit": True}),
+        Contestant("cmf Huber loss", "cmf", {**ADAPTIVE, **own, "loss_function": "huber"}),
         Contestant("cmf float64", "cmf", {**plain, "dtype": "float64"}),
         Contestant("cmf stored order", "cmf", {**own, "shuffle": False}),
         Contestant("cmf Surprise's settings", "cmf", {**DEFAULTS, **own}),

@@ -290,7 +290,8 @@ class MatrixFactorization:
     With another `loss_function`, h its curvature and d² the variance of its slope at the mean, α is
     divided by h, β has d²/(h s) in the place of s, and v is the mean loss over that of μ alone (1
     for counts); s is 1.25 times the mean absolute deviation for absolute and Huber loss, and 5/3 on
-    the scales of log-odds and of logarithms; slopes of counts are kept within ten d.
+    the scales of log-odds and of logarithms; slopes of counts, and weighted ones, are kept within
+    ten d.
     Where even the best epoch is no better than biases alone by more than chance, as with few or
     random ratings, factors are zero. Any setting that is given takes the place of the chosen one.
 

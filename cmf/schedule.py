@@ -119,6 +119,8 @@ class Schedule:
     general : bool
         Whether the fast kernel does not know the objective: another loss than squares, weights, L1
         or no negative factors.
+    weighted : bool
+        Whether ratings have weights.
     plain : bool
         Whether all rows are alike, and there are no records.
     biases : DampedBiases or None
@@ -144,7 +146,8 @@ class Schedule:
             self.scale = scale if self.by_default else self.scale
             self.huber_threshold = scale.spread if by_spread else self.huber_threshold
         self.measured = self.by_default or by_spread
-        self.general = parameters.general or ratings.weights is not None
+        self.weighted = ratings.weights is not None
+        self.general = parameters.general or self.weighted
         self.adaptive = self.by_default if parameters.adaptive is None else parameters.adaptive
         self.plain = not (
             self.adaptive
@@ -336,7 +339,7 @@ class Schedule:
                 for step, name in ((rate, "user"), (rate, "item"), (bias_rate, "bias"))
             )
             return Steps(rate, bias_rate, of_users, of_items, of_biases)
-        self._write_regularization(self.noises[min(epoch, len(self.noises)) - 1])
+        self._write_regularization(self.noises[min(epoch, len(self.noises)) - 1], bias_rate)
         least_of_users, least_of_items = (
             1 - rate * float(record[:, SHRINK].max()) for record in self.records
         )
@@ -370,15 +373,15 @@ class Schedule:
 
     @property
     def slope_limit(self) -> float:
-        """Greatest slope that steps follow.
+        """Greatest slope, times the weight, that steps follow.
 
         Returns
         -------
         float
-            Ten standard deviations of counts, under the defaults: far from where they belong their
-            slopes grow exponentially. Infinite otherwise.
+            Ten standard deviations, under the defaults, where slopes may be without measure: of
+            counts far from where they belong, and with weights. Infinite otherwise.
         """
-        bounded = self.by_default and self.parameters.loss_function == "poisson"
+        bounded = self.by_default and (self.weighted or self.parameters.loss_function == "poisson")
         return MOST_DEVIATIONS * self.scale.deviation if bounded else math.inf
 
     def _decay(self, epoch: int) -> float:
@@ -388,14 +391,18 @@ class Schedule:
             decay = DEFAULT_DECAY if self.by_default else 1.0
         return decay ** (epoch - 1)
 
-    def _write_regularization(self, noise: float) -> None:
+    def _write_regularization(self, noise: float, bias_rate: float) -> None:
         """Put into the records what every row is regularized by."""
+        # Where nothing is to be said of biases, their damping is large: a step takes them to zero
+        # at most, not beyond.
+        damped = self.biases is not None and self._by_default("bias") and bias_rate > 0
+        most = 1 / bias_rate if damped else math.inf
         for name, record, shrink, bias_shrink in zip(
             SIDES, self.records, self.shrink, self.bias_shrink, strict=True
         ):
             with np.errstate(over="ignore"):  # reported as divergence
                 record[:, SHRINK] = shrink * noise if self._by_default(name) else shrink
-                record[:, BIAS_SHRINK] = bias_shrink
+                record[:, BIAS_SHRINK] = np.minimum(bias_shrink, most)
 
     def _given(self, side: str | None) -> float:
         """Return β of the users, items or biases, as the parameters have it."""

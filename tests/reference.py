@@ -482,7 +482,7 @@ def general_epoch(
                 loss, float(ratings[j]), prediction(u, i, *model), huber_threshold
             )
             losses.append(weight * value)
-            d = weight * max(-slope_limit, min(slope_limit, slope))
+            d = max(-slope_limit, min(slope_limit, weight * slope))
             seen = user_factors[u] if old_user is None else user_factors[u].copy()
             for row, other, record, rate, l1 in (
                 (user_factors[u], item_factors[i], user_records[u], user_rate, l1_user),

@@ -242,6 +242,30 @@ def test_defaults_never_diverge(loss, scale):
     assert np.isfinite(model.reconstruct()).all()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("options", [{}, {"nonnegative": True}, {"biases": False}], ids=str)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_defaults_take_ratings_that_say_nothing(value, options, loss):
+    # Damping is as strong as it can be then: steps of biases must not go beyond zero.
+    rated = ratings_for("squared")
+    rated.data[:] = value
+    for ratings in (rated, sparse.csr_array(([value], ([0], [0])), shape=(1, 1))):
+        model = cmf.MatrixFactorization(4, loss_function=loss, random_state=0, **options)
+        predicted = model.fit(ratings).reconstruct()
+        assert np.isfinite(predicted).all()
+        if options.get("biases", True):
+            assert (abs(predicted - value) < 0.25).all()
+
+
+def test_defaults_take_weights_of_any_ratio():
+    rng = np.random.default_rng(0)
+    users, items, x = signal(rng, 5_000)
+    ratings = matrix(users, items, x)
+    weights = np.exp(rng.normal(0, 3, ratings.nnz))
+    model = cmf.MatrixFactorization(16, random_state=0).fit(ratings, weights=weights)
+    assert np.isfinite(model.reconstruct()).all()
+
+
 @pytest.mark.parametrize("loss", ["squared", "absolute", "huber"])
 def test_defaults_follow_scale_and_shift(loss):
     rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ def general_epoch(
     Py_ssize_t n_strips,                        # with 1, cuts is indptr
     int loss,                                   # 0 to 4, in the order of the table above
     double huber_threshold,                     # t > 0, read by huber alone
-    double slope_limit,                         # slopes are kept in [-slope_limit, slope_limit]
+    double slope_limit,                         # d is kept in [-slope_limit, slope_limit]
     bint biased,                                # False: biases, which must be zero, stay so
     floating global_mean,                       # scalars last: the arrays choose the type
     floating user_rate,
@@ -130,9 +130,10 @@ def general_epoch(
                 if weighted:
                     weight = weights[j]
                 losses += weight * cmf_loss(loss, ratings[j], x, huber_threshold, &slope)
+                slope *= weight
                 slope = slope_limit if slope > slope_limit else slope
                 slope = -slope_limit if slope < -slope_limit else slope
-                step = <floating> (weight * slope)
+                step = <floating> slope
                 seen = p
                 if together:
                     seen = &old_user[0]
