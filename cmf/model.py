@@ -186,8 +186,8 @@ class MatrixFactorization:
     implicit : bool or None, default None
         Whether to use which items a user has rated, too, as SVD++ does [3]_: a user's factors are
         :math:`p_u + n_u^{-1/2} \sum_j y_j` over the n_u items j that the user has rated, and y is
-        trained as well; an epoch takes about three times as long and has one thread. None: only in
-        draws from the posterior.
+        trained as well; an epoch takes about three times as long and has one thread, and the model
+        keeps p and y besides. None: only in draws from the posterior.
     implicit_learning_rate : float or None, default None
         α of the implicit part, which a user's visits move as a whole: each step adds
         α (2 e q_i - β s) to the sum s, and what a sum has moved by when the user is done is shared
@@ -238,9 +238,10 @@ class MatrixFactorization:
         μ, the mean of the ratings of the first fit; 0.0 without biases.
     history_ : dict of str to list of float
         One entry per epoch: ``epoch``, ``running_mse`` (each error taken just before its own
-        step), ``regularization`` and ``running_total`` (with the factors as the epoch left them),
-        ``exact_mse`` and ``exact_total`` (of those factors; always there for the last epoch, else
-        NaN unless asked for), ``validation_rmse`` and ``validation_mae`` (NaN without validation
+        step; with another loss or weights the weighted mean loss), ``regularization`` and
+        ``running_total`` (with the factors as the epoch left them), ``exact_mse`` (squared errors
+        of what is predicted, without weights) and ``exact_total`` (the objective; both of those
+        factors, always there for the last epoch, else NaN unless asked for), ``validation_rmse`` and ``validation_mae`` (NaN without validation
         ratings), ``learning_rate`` and ``seconds``. Where early stopping held ratings out, the
         validation errors are those that the search for the best epoch measured on them; all else
         is of the training on all ratings. No entries if biases alone were best.
@@ -1281,7 +1282,9 @@ class MatrixFactorization:
     ) -> tuple[Ids, FloatArray]:
         """Recommend what the most similar users are predicted to like.
 
-        The similarity of two users is the cosine of their predicted rows, over all items. The
+        The similarity of two users is the cosine of their predicted rows, over all items (with
+        logistic and Poisson loss of x, as `loss_function` has it, not of probabilities or counts,
+        here and in all that follows). The
         predicted rows of the `n_neighbors` most similar other users are added up, each weighted by
         its similarity; what the user has rated is dropped, the rest is sorted.
 
