@@ -241,10 +241,11 @@ class MatrixFactorization:
         step; with another loss or weights the weighted mean loss), ``regularization`` and
         ``running_total`` (with the factors as the epoch left them), ``exact_mse`` (squared errors
         of what is predicted, without weights) and ``exact_total`` (the objective; both of those
-        factors, always there for the last epoch, else NaN unless asked for), ``validation_rmse`` and ``validation_mae`` (NaN without validation
-        ratings), ``learning_rate`` and ``seconds``. Where early stopping held ratings out, the
-        validation errors are those that the search for the best epoch measured on them; all else
-        is of the training on all ratings. No entries if biases alone were best.
+        factors, always there for the last epoch, else NaN unless asked for), ``validation_rmse``
+        and ``validation_mae`` (NaN without validation ratings), ``learning_rate`` and ``seconds``.
+        Where early stopping held ratings out, the validation errors are those that the search for
+        the best epoch measured on them; all else is of the training on all ratings. No
+        entries if biases alone were best.
     best_epoch_ : int
         The epoch that early stopping has chosen, 0 if no epoch predicts better than biases alone
         by more than chance. AttributeError if it had no part in the last training.
