@@ -40,6 +40,10 @@ if os.name == "posix":
     elif sysconfig.get_platform().startswith("linux"):
         link_args += ["-Wl,-z,relro,-z,now,-z,noexecstack"]
 
+macros: list[tuple[str, str | None]] = [("CMF_SANITIZED", None)] if SANITIZE else []
+if LIMITED_API:
+    macros.append(("Py_LIMITED_API", "0x030B0000"))
+
 extensions = [
     Extension(
         f"cmf._kernels.{source.stem}",
@@ -49,7 +53,7 @@ extensions = [
         extra_compile_args=compile_args + (NO_FUSING if source.stem in ("loss", "predict") else []),
         extra_link_args=link_args,
         libraries=["m"] if os.name == "posix" else [],
-        define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
+        define_macros=macros,
         py_limited_api=LIMITED_API,
     )
     for source in sorted(KERNELS.glob("*.pyx"))

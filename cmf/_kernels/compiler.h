@@ -13,8 +13,9 @@
 #define CMF_INLINE static inline
 #endif
 
-/* Before a loop whose rounds are to be written out: all of up to 64, eight at a time, none. */
-#if defined(__GNUC__)
+/* Before a loop whose rounds are to be written out: all of up to 64, eight at a time, none. With
+ * CMF_SANITIZED loops stay loops, for sanitizers make much of every access. */
+#if defined(__GNUC__) && !defined(CMF_SANITIZED)
 #define CMF_UNROLL _Pragma("GCC unroll 64")
 #define CMF_UNROLL_BY_8 _Pragma("GCC unroll 8")
 #define CMF_ROLL _Pragma("GCC unroll 1")
