@@ -49,13 +49,13 @@ TUNED: dict[str, dict[str, Any]] = {
         "init_scale": 0.01,
     },
     "large": {
-        "learning_rate": 0.034,
-        "learning_rate_decay": 0.89,
-        "user_regularization": 0.06,
-        "item_regularization": 0.055,
+        "learning_rate": 0.0263,
+        "learning_rate_decay": 0.87,
+        "user_regularization": 0.075,
+        "item_regularization": 0.06,
         "bias_regularization": 0.15,
-        "bias_learning_rate": 0.008,
-        "init_scale": 0.021,
+        "bias_learning_rate": 0.009,
+        "init_scale": 0.036,
     },
 }
 PARTS = {"main": main_problem, "large": large_problem}
