@@ -73,13 +73,14 @@ $(SDIST): $(VENV)/.installed $(SOURCES) $(wildcard cmf/*.py cmf/*/*.py cmf/_kern
 
 build/variants/%/.installed: $(SDIST)
 	rm -rf build/variants/$*
-	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps --target build/variants/$* build/sdist/*.tar.gz
+	$(SWITCH_$*) $(BIN)/python -m pip install --quiet --no-cache-dir --no-deps --target build/variants/$* build/sdist/*.tar.gz
 	touch $@
 
-build/variants/debug/.installed: export CMF_DEBUG = 1
-build/variants/sanitize/.installed: export CMF_SANITIZE = 1
-build/variants/tsan/.installed: export CMF_SANITIZE = thread
-build/variants/abi3/.installed: export CMF_LIMITED_API = 1
+# Not exported: the editable install, which is made first where it is missing, must not have them.
+SWITCH_debug = CMF_DEBUG=1
+SWITCH_sanitize = CMF_SANITIZE=1
+SWITCH_tsan = CMF_SANITIZE=thread
+SWITCH_abi3 = CMF_LIMITED_API=1
 
 test-debug: build/variants/debug/.installed
 	$(call VARIANT,debug) $(PYTEST)
