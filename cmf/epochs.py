@@ -160,7 +160,10 @@ class _Shuffled:
         ranges: Iterable[tuple[int, int]] = [(0, rows.shape[0])]
         if not fits_one_call(ratings.nnz // grid.n_strips, n_factors):
             ranges = row_ranges(ratings.indptr, n_factors, rows)
-        return sum(kernel.visit(rows, first, last, strip) for first, last in ranges)
+        total = 0.0  # not by `sum`, which rounds in another way from Python 3.12 on
+        for first, last in ranges:
+            total += kernel.visit(rows, first, last, strip)
+        return total
 
 
 class _Interleaved:

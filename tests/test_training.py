@@ -18,6 +18,7 @@ import time
 import numpy as np
 import pytest
 import reference
+from models import factors_of, same_bits
 from scipy import sparse
 
 import cmf
@@ -38,17 +39,6 @@ def random_ratings(n_users=12, n_items=9, density=0.5, seed=0):
     rng = np.random.default_rng(seed)
     rated = rng.random((n_users, n_items)) < density
     return sparse.csr_array(np.where(rated, rng.integers(1, 6, rated.shape), 0).astype(float))
-
-
-def factors_of(model):
-    return [model.user_factors_, model.item_factors_, model.user_biases_, model.item_biases_]
-
-
-def same_bits(first, second):
-    return all(
-        a.dtype == b.dtype and a.tobytes() == b.tobytes()
-        for a, b in zip(factors_of(first), factors_of(second), strict=True)
-    )
 
 
 def row_order(seed, epoch, n_users):
