@@ -53,9 +53,9 @@ class Variant:
 
 
 VARIANTS = [
-    Variant("one user at a time", {"CMF_STREAMS(n)": "1"}),
-    Variant("two users interleaved", {"CMF_STREAMS(n)": "2"}),
-    Variant("three users interleaved", {"CMF_STREAMS(n)": "3"}),
+    Variant("one user at a time", {"CMF_STREAMS(n,rowwise)": "1"}),
+    Variant("two users interleaved", {"CMF_STREAMS(n,rowwise)": "2"}),
+    Variant("three users interleaved", {"CMF_STREAMS(n,rowwise)": "3"}),
     Variant("items not fetched ahead", {"CMF_STEPS_AHEAD": "0"}),
     Variant("users not fetched ahead", {"CMF_ROWS_AHEAD": "0"}),
     Variant("ratings not fetched ahead", {"CMF_RATINGS_AHEAD": "0"}),

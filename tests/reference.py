@@ -74,10 +74,13 @@ def step(p, q, error, alpha, beta):
 # --- interleaved --------------------------------------------------------------------------------
 
 
-def streams_of(n_factors, dtype):
-    """Return how many rows are visited in turns: three if they are short, else two."""
+def streams_of(n_factors, dtype, *, rowwise=False):
+    """Return how many rows are visited in turns: three if they are short, else two.
+
+    With a record for each row it is always two.
+    """
     n_blocks = math.ceil(n_factors * dtype.itemsize / 64)
-    return 3 if n_blocks * 64 <= 256 else 2
+    return 3 if n_blocks * 64 <= 256 and not rowwise else 2
 
 
 def interleaved_visits(cuts, row_order, n_streams, strip=0, n_strips=1):

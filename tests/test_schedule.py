@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import reference
+from models import factors_of, same_bits
 from scipy import sparse
 
 import cmf
@@ -45,17 +46,6 @@ def schedule_of(ratings, mean=3.0, before=None, **changed):
     return Schedule(parameters, check_ratings(ratings, dtype="float64"), mean, before=before)
 
 
-def factors_of(model):
-    return [model.user_factors_, model.item_factors_, model.user_biases_, model.item_biases_]
-
-
-def same_bits(first, second):
-    return all(
-        a.tobytes() == b.tobytes()
-        for a, b in zip(factors_of(first), factors_of(second), strict=True)
-    )
-
-
 def counts_of(ratings):
     return np.diff(ratings.indptr), np.bincount(ratings.indices, minlength=ratings.shape[1])
 
@@ -72,7 +62,9 @@ def replay(ratings, n_epochs, arrays, mean, rates, shrinks, records, weight):
         scalars = mean, rate, rate, bias_rate, *decays, weight
         stored = ratings.indptr, ratings.indices, ratings.data, order
         both = (None, None) if records is None else records
-        reference.interleaved_epoch(*stored, P, Q, b, c, *both, 0, len(P), 0, 1, 3, *scalars)
+        n_streams = reference.streams_of(3, P.dtype, rowwise=records is not None)
+        visited = 0, len(P), 0, 1, n_streams
+        reference.interleaved_epoch(*stored, P, Q, b, c, *both, *visited, *scalars)
     return P, Q, b, c
 
 

@@ -19,14 +19,19 @@
 #ifndef CMF_MAX_KEPT
 #define CMF_MAX_KEPT 8
 #endif
+#ifndef CMF_MAX_KEPT_WITH_RECORDS
+#define CMF_MAX_KEPT_WITH_RECORDS 6
+#endif
 #define CMF_MAX_STREAMS 4
 #ifndef CMF_STREAMS
-#define CMF_STREAMS(n_blocks) ((n_blocks) <= 4 ? 3 : 2)
+#define CMF_STREAMS(n_blocks, rowwise) ((n_blocks) <= 4 && !(rowwise) ? 3 : 2)
 #endif
 /* Whether rows of so many blocks are worth a scale of their own. */
 #ifndef CMF_SCALED
 #define CMF_SCALED(n_blocks) ((n_blocks) >= 3)
 #endif
+/* A scaled row that a stream holds is settled after so many visits at the latest. */
+#define CMF_MOST_VISITS 128
 /* How many of a stream's own visits ahead an item's row is fetched. */
 #ifndef CMF_STEPS_AHEAD
 #define CMF_STEPS_AHEAD 2

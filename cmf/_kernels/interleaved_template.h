@@ -25,9 +25,9 @@
  *
  * Rows with records (simd.h) have rates of their own, as in AdaGrad (J. Duchi, E. Hazan, Y. Singer,
  * 2011) with one sum a row (W.-S. Chin et al., "A learning-rate schedule for stochastic gradient
- * methods to matrix factorization", PAKDD 2015). The square of a gradient e q - l p needs no pass
- * over the row: it is e^2 |q|^2 - 2 e l p.q + l^2 |p|^2, and the norms follow from
- *     |a p + g q|^2 = a^2 |p|^2 + 2 a g p.q + g^2 |q|^2.
+ * methods to matrix factorization", PAKDD 2015). The square of a gradient g = e q - l p needs no
+ * pass over the row: with p.g = e p.q - l |p|^2 it is e^2 |q|^2 - l (e p.q + p.g), and the norm
+ * follows from |p + r g|^2 = |p|^2 + r (2 p.g + r |g|^2), where r is the rate.
  * Here both rows see each other as they were before the step: with rates this large, an item that
  * sees the user's new row grows by g e^2 at every visit, whatever the sign of e.
  *
@@ -38,21 +38,60 @@
 
 #include "vectors_template.h"
 
+/* PAIR is a number of the user and one of the item, which undergo the same operations; a stream
+ * keeps pairs for the sake of the first. EACH is one number, the same in both lanes of a pair. */
+#if defined(__GNUC__)
+#define PAIR SHORT
+#define EACH SHORT
+#define OF_USER(pair) (pair)[0]
+#define OF_ITEM(pair) (pair)[1]
+#define ONE_OF(each) (each)[0]
+#define FOR_PAIR(function) CMF_NAME(cmf_##function##_, TYPE)
+#else
+typedef struct { REAL of[2]; } NAME(pair_);
+#define PAIR NAME(pair_)
+#define EACH REAL
+#define OF_USER(pair) (pair).of[0]
+#define OF_ITEM(pair) (pair).of[1]
+#define ONE_OF(each) (each)
+#endif
+
+/* A user's number. Lanes behind a pair hold `rest`, which no step changes: 1 for what is multiplied
+ * or divided by, 0 for norms and shrinkage. */
+CMF_INLINE PAIR NAME(users_)(REAL number, REAL rest) {
+#if defined(__GNUC__)
+    return FOR_PAIR(pair)(number, rest, rest);
+#else
+    return (PAIR){{number, rest}};
+#endif
+}
+
 /* The row that a stream holds. */
 typedef struct {
     int64_t row;  /* -1: none */
     int64_t next; /* position of the next rating to visit */
     int64_t end;  /* and behind the last one */
+    int64_t settled; /* position of the first one since the row was settled */
     REAL bias;
-    REAL scale; /* what the row held is still to be multiplied by */
     REAL bias_decay;
-    REAL gradients, norm, shrink; /* with records: as in them, the norm that of the row itself */
+    /* With records: the scale of the row held, and as in them, the norm that of the row itself. */
+    PAIR scale, gradients, norm, shrink;
 } NAME(stream_);
 
 /* A scale below LEAST_SCALE is not let become any smaller: its square is still a good number. Rows
- * that streams hold are settled earlier, below its square root. */
+ * that streams hold are settled earlier, before theirs falls below its square root. */
 #define LEAST_SCALE ((REAL)0x1p-20)
 #define SMALL_SCALE ((REAL)0x1p-10)
+
+/* Where rows are scaled and have no records, all users' scales go the same way, which is worked out
+ * beforehand: the scale s after so many visits since the row was settled and, with s' the one after
+ * the visit, what the gains of its step are made of. */
+typedef struct {
+    REAL scale;     /* s */
+    REAL user_rate; /* the rate of users / s' */
+    REAL item_rate; /* the rate of items * s' */
+    REAL unused;    /* makes the size a power of two */
+} NAME(visit_);
 
 /* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, `held` says that the user's
  * row is in `user`, not in memory, `scaled` that rows have scales, which takes held rows, and
@@ -62,12 +101,13 @@ CMF_INLINE VECTOR *NAME(user_row_)(const JOB *job, int64_t row) {
     return (VECTOR *)(job->user_factors + (size_t)row * job->stride);
 }
 
-/* Inner product, in two sums and more, so that additions need not wait for each other. */
-CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_blocks,
+/* Inner product, in two sums and more, so that additions need not wait for each other; with vector
+ * types in all lanes. */
+CMF_INLINE EACH NAME(dots_)(const VECTOR *user, const VECTOR *item, const int n_blocks,
                            const int held) {
     const int n_vectors = n_blocks * PER_BLOCK;
     VECTOR even = user[0] * item[0];
-    if (n_vectors == 1) return NAME(sum_halves_)(even);
+    if (n_vectors == 1) return NAME(sum_each_)(even);
     VECTOR odd = user[1] * item[1];
     if (held) {
         CMF_UNROLL for (int v = 2; v < n_vectors; v++) {
@@ -83,7 +123,12 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
         }
         if (n_vectors % 2 == 1) even += user[n_vectors - 1] * item[n_vectors - 1];
     }
-    return NAME(sum_halves_)(even + odd);
+    return NAME(sum_each_)(even + odd);
+}
+
+CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_blocks,
+                           const int held) {
+    return ONE_OF(NAME(dots_)(user, item, n_blocks, held));
 }
 
 /* Fetch what the rows after a position of row_order will want: their cuts first, then the rest. */
@@ -120,8 +165,8 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
         stream->row = row;
         stream->next = cut[0];
         stream->end = cut[1];
+        stream->settled = cut[0];
         stream->bias = job->user_biases[row];
-        stream->scale = 1;
         NAME(fetch_rows_)(job, n_blocks, position);
         if (held) {
             const VECTOR *factors = NAME(user_row_)(job, row);
@@ -131,9 +176,10 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
         if (rowwise) {
             const REAL *record = job->user_records + row * CMF_RECORD;
             const VECTOR *factors = held ? user : NAME(user_row_)(job, row);
-            stream->gradients = record[CMF_GRADIENTS];
-            stream->shrink = record[CMF_SHRINK];
-            stream->norm = NAME(dot_)(factors, factors, n_blocks, held);
+            stream->scale = NAME(users_)(1, 1);
+            stream->gradients = NAME(users_)(record[CMF_GRADIENTS], 1);
+            stream->shrink = NAME(users_)(record[CMF_SHRINK], 0);
+            stream->norm = NAME(users_)(NAME(dot_)(factors, factors, n_blocks, held), 0);
             stream->bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
         }
         break;
@@ -141,19 +187,28 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
     return position;
 }
 
+/* The scale of a held row before its next visit. */
+CMF_INLINE REAL NAME(user_scale_)(const NAME(stream_) * stream, const NAME(visit_) * visits,
+                                  const int rowwise) {
+    return rowwise ? OF_USER(stream->scale) : visits[stream->next - stream->settled].scale;
+}
+
 /* Multiply a held row by its scale. */
-CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const int n_blocks) {
-    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= stream->scale;
-    stream->scale = 1;
+CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const NAME(visit_) * visits,
+                              const int n_blocks, const int rowwise) {
+    const REAL scale = NAME(user_scale_)(stream, visits, rowwise);
+    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= scale;
+    if (rowwise) OF_USER(stream->scale) = 1;
+    stream->settled = stream->next;
 }
 
 /* Write the row of a stream back. */
 CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
-                            const int n_blocks, const int held, const int scaled,
-                            const int rowwise) {
-    if (scaled) NAME(settle_)(stream, user, n_blocks);
+                            const NAME(visit_) * visits, const int n_blocks, const int held,
+                            const int scaled, const int rowwise) {
+    if (scaled) NAME(settle_)(stream, user, visits, n_blocks, rowwise);
     if (rowwise)
-        job->user_records[stream->row * CMF_RECORD + CMF_GRADIENTS] = stream->gradients;
+        job->user_records[stream->row * CMF_RECORD + CMF_GRADIENTS] = OF_USER(stream->gradients);
     if (held) {
         VECTOR *factors = NAME(user_row_)(job, stream->row);
         CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user[v];
@@ -161,207 +216,219 @@ CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user
     job->user_biases[stream->row] = stream->bias;
 }
 
-/* Fetch what a stream will want in a few visits, if it still holds this row then. */
-CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, int64_t position) {
+/* Numbers from row to row; a constant for held rows. */
+CMF_INLINE size_t NAME(stride_)(const JOB *job, const int n_blocks, const int held) {
+    return held ? n_blocks * (CMF_ROW_BYTES / sizeof(REAL)) : job->stride;
+}
+
+/* Fetch what a stream will want in a few visits, if it still holds this row then. Indices are
+ * looked up `ahead` positions ahead, where there must be one. */
+CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, const int held,
+                                   int64_t position, int64_t ahead) {
     if (CMF_RATINGS_AHEAD) {
         CMF_FETCH_TO_WRITE(job->indices + position + CMF_RATINGS_AHEAD);
         CMF_FETCH_TO_WRITE(job->ratings + position + CMF_RATINGS_AHEAD);
     }
     if (CMF_STEPS_AHEAD) {
-        int64_t ahead = position + CMF_STEPS_AHEAD;
-        if (ahead >= job->n_ratings) ahead = position;
-        size_t i = (size_t)job->indices[ahead];
-        const char *later = (const char *)(job->item_factors + i * job->stride);
+        size_t i = (size_t)job->indices[position + ahead];
+        const char *later =
+            (const char *)(job->item_factors + i * NAME(stride_)(job, n_blocks, held));
         CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
             CMF_FETCH_TO_WRITE(later + k * CMF_ROW_BYTES);
     }
 }
 
-/* The scale of an item; before it becomes too small, the row is multiplied by it. */
-CMF_INLINE REAL NAME(item_scale_)(const JOB *job, VECTOR *item, const int n_blocks, int64_t i) {
-    REAL scale = job->item_scales[i];
+/* Before the scale of an item becomes too small, multiply the row by it. */
+CMF_INLINE void NAME(keep_scale_)(const JOB *job, VECTOR *item, const int n_blocks, int64_t i) {
+    const REAL scale = job->item_scales[i];
     if (CMF_UNLIKELY(scale < LEAST_SCALE)) {
         /* Rare, and rolled up lest it takes registers from the rest. */
         CMF_ROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) item[v] *= scale;
-        scale = 1;
+        job->item_scales[i] = 1;
     }
-    return scale;
 }
 
-/* A number of the user and one of the item, which undergo the same operations. */
-#if defined(__GNUC__)
-#define PAIR(user, item) ((SHORT){(user), (item)})
-#define OF_USER(pair) (pair)[0]
-#define OF_ITEM(pair) (pair)[1]
-#endif
-
-/* What one step does to its two rows, as numbers. */
+/* What a step does to two rows: each is multiplied by its decay, unless rows are scaled, and the
+ * other one is added, multiplied by the gain. */
 typedef struct {
-#if defined(__GNUC__)
-    SHORT rate, decay, shrink;
-#else
-    struct { REAL user, item; } rate, decay, shrink;
-#endif
-    REAL item_bias_decay;
-} NAME(rates_);
+    REAL error, user_gain, item_gain, user_decay, item_decay;
+} NAME(change_);
 
-#if defined(__GNUC__)
-
-CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * stream,
-                                        const REAL *record, const int rowwise) {
-    NAME(rates_) rates = {.rate = PAIR(job->user_rate, job->item_rate),
-                          .decay = PAIR(job->user_decay, job->item_decay),
-                          .item_bias_decay = job->item_bias_decay};
-    if (rowwise) {
-        rates.shrink = PAIR(stream->shrink, record[CMF_SHRINK]);
-        const SHORT squares =
-            CMF_NAME(cmf_pair_and_ones_, TYPE)(stream->gradients, record[CMF_GRADIENTS]);
-        rates.rate /= CMF_NAME(cmf_roots_, TYPE)(squares);
-        rates.decay = 1 - rates.rate * rates.shrink;
-        rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
-    }
-    return rates;
+CMF_INLINE void NAME(move_biases_)(const JOB *job, NAME(stream_) * stream, REAL *item_bias,
+                                   REAL item_decay, REAL error) {
+    const REAL gain = job->bias_rate * error;
+    stream->bias = stream->bias_decay * stream->bias + gain;
+    *item_bias = item_decay * *item_bias + gain;
 }
 
-/* Add up squared gradients and bring the norms to where the step takes the rows. */
-CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
-                               NAME(rates_) rates, REAL error, REAL product) {
-    const SHORT own = PAIR(stream->norm, record[CMF_NORM]);
-    const SHORT other = PAIR(record[CMF_NORM], stream->norm);
-    const SHORT gain = rates.rate * error;
-    const REAL twice = 2 * product;
-    const SHORT square =
-        error * (error * other - twice * rates.shrink) + rates.shrink * rates.shrink * own;
-    const SHORT norm = rates.decay * (rates.decay * own + twice * gain) + gain * gain * other;
+/* The step by the rule. Biases and, with scales, that of the item are brought to after it. */
+CMF_INLINE NAME(change_) NAME(by_rule_)(const JOB *job, NAME(stream_) * stream,
+                                        const NAME(visit_) * visit, REAL *item_bias,
+                                        REAL *item_scale, REAL rating, REAL product,
+                                        const int scaled) {
+    REAL user_rate = job->user_rate, item_rate = job->item_rate;
+    if (scaled) {
+        const REAL before = *item_scale, after = before * job->item_decay;
+        product *= visit->scale * before;
+        user_rate = visit->user_rate * before;
+        item_rate = visit->item_rate * (1 / after);
+        *item_scale = after;
+    }
+    const REAL error = rating - job->global_mean - *item_bias - stream->bias - product;
+    NAME(move_biases_)(job, stream, item_bias, job->item_bias_decay, error);
+    return (NAME(change_)){error, user_rate * error, item_rate * error, job->user_decay,
+                           job->item_decay};
+}
+
+/* The step on rows with records. Biases, records and, with scales, both are brought to after it. */
+CMF_INLINE NAME(change_) NAME(by_records_)(const JOB *job, NAME(stream_) * stream, REAL *record,
+                                           REAL *item_bias, REAL *item_scale, REAL rating,
+                                           EACH product, const int scaled) {
+    PAIR gradients = stream->gradients, own = stream->norm, shrink = stream->shrink;
+    PAIR scale = stream->scale;
+    OF_ITEM(gradients) = record[CMF_GRADIENTS];
+    OF_ITEM(own) = record[CMF_NORM];
+    OF_ITEM(shrink) = record[CMF_SHRINK];
+    OF_ITEM(scale) = *item_scale;
+#if defined(__GNUC__)
+    const PAIR rates = FOR_PAIR(pair)(job->user_rate, job->item_rate, 0);
+    const PAIR rate = rates / FOR_PAIR(roots)(gradients);
+    const PAIR decay = 1 - rate * shrink;
+    PAIR gain = rate;
+    if (scaled) {
+        const PAIR crossed = FOR_PAIR(swapped)(scale), after = scale * decay;
+        product *= scale * crossed;
+        gain *= crossed / after;
+        stream->scale = after;
+        *item_scale = OF_ITEM(after);
+    }
+    const EACH given = rating - (EACH){0};
+    const EACH error = given - job->global_mean - *item_bias - stream->bias - product;
+    const EACH slope = error * product;
+    const PAIR along = slope - shrink * own;
+    const PAIR square = error * error * FOR_PAIR(swapped)(own) - shrink * (slope + along);
     /* Rounding can make a square of almost zero negative; a sum must never fall below 1. */
-    stream->gradients += job->gradient_weight * (REAL)fabs(OF_USER(square));
-    record[CMF_GRADIENTS] += job->gradient_weight * (REAL)fabs(OF_ITEM(square));
-    stream->norm = OF_USER(norm);
-    record[CMF_NORM] = OF_ITEM(norm);
-}
-
+    stream->gradients = gradients + job->gradient_weight * FOR_PAIR(sizes)(square);
+    stream->norm = own + rate * (along + along + rate * square);
+    gain *= error;
 #else /* the same, one number at a time */
-
-#define OF_USER(pair) (pair).user
-#define OF_ITEM(pair) (pair).item
-
-CMF_INLINE NAME(rates_) NAME(rates_of_)(const JOB *job, const NAME(stream_) * stream,
-                                        const REAL *record, const int rowwise) {
-    NAME(rates_) rates = {{job->user_rate, job->item_rate}, {job->user_decay, job->item_decay},
-                          {0, 0}, job->item_bias_decay};
-    if (rowwise) {
-        REAL rate[2] = {job->user_rate, job->item_rate};
-        rates.shrink.user = stream->shrink;
-        rates.shrink.item = record[CMF_SHRINK];
-        NAME(divide_by_roots_)(rate, stream->gradients, record[CMF_GRADIENTS]);
-        rates.rate.user = rate[0];
-        rates.rate.item = rate[1];
-        rates.decay.user = 1 - rates.rate.user * rates.shrink.user;
-        rates.decay.item = 1 - rates.rate.item * rates.shrink.item;
-        rates.item_bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
+    PAIR rate = {{job->user_rate, job->item_rate}}, decay, gain;
+    NAME(divide_by_roots_)(rate.of, gradients.of[0], gradients.of[1]);
+    for (int s = 0; s < 2; s++) {
+        gain.of[s] = rate.of[s];
+        decay.of[s] = 1 - rate.of[s] * shrink.of[s];
     }
-    return rates;
-}
-
-CMF_INLINE REAL NAME(square_)(REAL error, REAL product, REAL shrink, REAL own, REAL other) {
-    return (REAL)fabs(error * (error * other - 2 * shrink * product) + shrink * shrink * own);
-}
-
-CMF_INLINE REAL NAME(norm_)(REAL decay, REAL gain, REAL product, REAL own, REAL other) {
-    return decay * (decay * own + 2 * gain * product) + gain * gain * other;
-}
-
-CMF_INLINE void NAME(account_)(const JOB *job, NAME(stream_) * stream, REAL *record,
-                               NAME(rates_) rates, REAL error, REAL product) {
-    const REAL p = stream->norm, q = record[CMF_NORM];
-    stream->gradients +=
-        job->gradient_weight * NAME(square_)(error, product, rates.shrink.user, p, q);
-    record[CMF_GRADIENTS] +=
-        job->gradient_weight * NAME(square_)(error, product, rates.shrink.item, q, p);
-    stream->norm = NAME(norm_)(rates.decay.user, rates.rate.user * error, product, p, q);
-    record[CMF_NORM] = NAME(norm_)(rates.decay.item, rates.rate.item * error, product, q, p);
-}
-
+    if (scaled) {
+        product *= scale.of[0] * scale.of[1];
+        for (int s = 0; s < 2; s++) {
+            stream->scale.of[s] = scale.of[s] * decay.of[s];
+            gain.of[s] *= scale.of[1 - s] / stream->scale.of[s];
+        }
+        *item_scale = stream->scale.of[1];
+    }
+    const EACH error = rating - job->global_mean - *item_bias - stream->bias - product;
+    const EACH slope = error * product;
+    for (int s = 0; s < 2; s++) {
+        const REAL along = slope - shrink.of[s] * own.of[s];
+        const REAL square = error * error * own.of[1 - s] - shrink.of[s] * (slope + along);
+        stream->gradients.of[s] = gradients.of[s] + job->gradient_weight * (REAL)fabs(square);
+        stream->norm.of[s] = own.of[s] + rate.of[s] * (along + along + rate.of[s] * square);
+        gain.of[s] *= error;
+    }
 #endif
+    record[CMF_GRADIENTS] = OF_ITEM(stream->gradients);
+    record[CMF_NORM] = OF_ITEM(stream->norm);
+    NAME(move_biases_)(job, stream, item_bias, 1 - job->bias_rate * record[CMF_BIAS_SHRINK],
+                       ONE_OF(error));
+    return (NAME(change_)){ONE_OF(error), OF_USER(gain), OF_ITEM(gain), OF_USER(decay),
+                           OF_ITEM(decay)};
+}
 
 /* The step on the rating at a position; the squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *held_user,
-                              const int n_blocks, const int held, const int scaled,
-                              const int rowwise, int64_t position) {
+                              const NAME(visit_) * visits, const int n_blocks, const int held,
+                              const int scaled, const int rowwise, int64_t position,
+                              int64_t ahead) {
     const int n_vectors = n_blocks * PER_BLOCK;
-    const int keep = held && n_vectors <= CMF_MAX_KEPT;
+    const int keep = held && n_vectors <= (rowwise ? CMF_MAX_KEPT_WITH_RECORDS : CMF_MAX_KEPT);
     VECTOR *user = held ? held_user : NAME(user_row_)(job, stream->row);
     int64_t i = job->indices[position];
-    VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * job->stride);
+    VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * NAME(stride_)(job, n_blocks, held));
     REAL *item_bias = job->item_biases + i;
     REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
     VECTOR kept[CMF_MAX_KEPT];
-    REAL item_scale = 1;
 
-    NAME(fetch_items_)(job, n_blocks, position);
-    if (scaled) item_scale = NAME(item_scale_)(job, item, n_blocks, i);
+    NAME(fetch_items_)(job, n_blocks, held, position, ahead);
+    if (scaled) NAME(keep_scale_)(job, item, n_blocks, i);
     if (keep) CMF_UNROLL for (int v = 0; v < n_vectors; v++) {
             kept[v] = item[v];
             CMF_KEEP(kept[v]);
         }
     const VECTOR *before = keep ? kept : item;
-    const NAME(rates_) rates = NAME(rates_of_)(job, stream, record, rowwise);
-
-    REAL product = NAME(dot_)(user, before, n_blocks, held);
-    if (scaled) product *= stream->scale * item_scale;
-    REAL error = job->ratings[position] - job->global_mean - *item_bias - stream->bias - product;
-    REAL user_gain = OF_USER(rates.rate) * error;
-    REAL item_gain = OF_ITEM(rates.rate) * error;
-    REAL bias_gain = job->bias_rate * error;
-    if (scaled) {
-        REAL s = stream->scale * OF_USER(rates.decay), t = item_scale * OF_ITEM(rates.decay);
-        REAL inverse = 1 / (s * t); /* does not wait for the error */
-        user_gain *= item_scale * t * inverse;
-        item_gain *= (rowwise ? stream->scale : s) * s * inverse;
-        stream->scale = s;
-        job->item_scales[i] = t;
-    }
+    const EACH product = NAME(dots_)(user, before, n_blocks, held);
+    REAL *item_scale = job->item_scales + i;
+    const NAME(change_) step =
+        rowwise ? NAME(by_records_)(job, stream, record, item_bias, item_scale,
+                                    job->ratings[position], product, scaled)
+                : NAME(by_rule_)(job, stream, visits + (position - stream->settled), item_bias,
+                                 item_scale, job->ratings[position], ONE_OF(product), scaled);
     CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
             VECTOR moved = user[v], other = before[v];
             VECTOR seen = moved;
-            if (!scaled) moved *= OF_USER(rates.decay);
-            moved += user_gain * other;
+            if (!scaled) moved *= step.user_decay;
+            moved += step.user_gain * other;
             if (!rowwise) seen = moved;
-            if (!scaled) other *= OF_ITEM(rates.decay);
+            if (!scaled) other *= step.item_decay;
             user[v] = moved;
-            item[v] = other + item_gain * seen;
+            item[v] = other + step.item_gain * seen;
         }
-    if (rowwise) NAME(account_)(job, stream, record, rates, error, product);
-    stream->bias = stream->bias_decay * stream->bias + bias_gain;
-    *item_bias = rates.item_bias_decay * *item_bias + bias_gain;
-    return (double)error * (double)error;
+    return (double)step.error * (double)step.error;
 }
 
-/* Visits of one row in a turn after which its scale can at most be SMALL_SCALE times smaller: a
- * power of two. */
-CMF_INLINE int64_t NAME(most_turns_)(REAL decay) {
-    int64_t turns = 1;
-    for (REAL scale = decay * decay; scale > SMALL_SCALE && turns < INT64_C(1) << 40;
-         scale *= scale)
-        turns *= 2;
-    return turns;
+/* Work out at most CMF_MOST_VISITS visits between which a row need not be settled; their number is
+ * returned. With records, which have decays of their own, only the number is of use. */
+CMF_INLINE int64_t NAME(plan_)(const JOB *job, NAME(visit_) * visits) {
+    const double decay = job->user_decay;
+    double scale = 1;
+    int64_t n = 0;
+    while (n < CMF_MOST_VISITS && scale * decay >= SMALL_SCALE) {
+        visits[n].scale = (REAL)scale;
+        scale *= decay;
+        visits[n].user_rate = (REAL)(job->user_rate / scale);
+        visits[n++].item_rate = (REAL)(job->item_rate * scale);
+    }
+    visits[n].scale = (REAL)scale;
+    return n;
+}
+
+/* How many turns a stream can take before its row ends or wants to be settled. */
+CMF_INLINE int64_t NAME(turns_of_)(const NAME(stream_) * stream, const int scaled,
+                                   int64_t most_visits) {
+    const int64_t settle = stream->settled + most_visits;
+    return (scaled && settle < stream->end ? settle : stream->end) - stream->next;
+}
+
+/* How far ahead indices can be looked up in as many visits. */
+CMF_INLINE int64_t NAME(ahead_)(const JOB *job, const NAME(stream_) * stream, int64_t turns) {
+    return stream->next + turns + CMF_STEPS_AHEAD <= job->n_ratings ? CMF_STEPS_AHEAD : 0;
 }
 
 /* The visits of a row that no other stream takes turns with. */
 CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
-                                const int n_blocks, const int held, const int scaled,
-                                const int rowwise, int64_t most_turns) {
+                                const NAME(visit_) * visits, const int n_blocks, const int held,
+                                const int scaled, const int rowwise, int64_t most_visits) {
     double squared = 0;
     while (stream->next < stream->end) {
-        int64_t left = stream->end - stream->next;
-        int64_t until = stream->next + (left < most_turns ? left : most_turns);
-        for (int64_t j = stream->next; j < until; j++)
-            squared += NAME(step_)(job, stream, user, n_blocks, held, scaled, rowwise, j);
-        stream->next = until;
-        if (scaled) NAME(settle_)(stream, user, n_blocks);
+        const int64_t turns = NAME(turns_of_)(stream, scaled, most_visits);
+        const int64_t ahead = NAME(ahead_)(job, stream, turns);
+        for (int64_t turn = 0; turn < turns; turn++)
+            squared += NAME(step_)(job, stream, user, visits, n_blocks, held, scaled, rowwise,
+                                   stream->next + turn, ahead);
+        stream->next += turns;
+        if (scaled) NAME(settle_)(stream, user, visits, n_blocks, rowwise);
     }
-    NAME(give_)(job, stream, user, n_blocks, held, scaled, rowwise);
+    NAME(give_)(job, stream, user, visits, n_blocks, held, scaled, rowwise);
     return squared;
 }
 
@@ -373,7 +440,8 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     VECTOR users[CMF_MAX_STREAMS][CMF_MAX_HELD_BLOCKS * PER_BLOCK];
     NAME(stream_) streams[CMF_MAX_STREAMS];
     double squared[CMF_MAX_STREAMS] = {0};
-    const int64_t most_turns = scaled ? NAME(most_turns_)(job->user_decay) : INT64_MAX;
+    NAME(visit_) visits[CMF_MOST_VISITS + 1];
+    const int64_t most_visits = scaled ? NAME(plan_)(job, visits) : 0;
     int64_t position = job->first;
     int active = 1;
 
@@ -382,33 +450,37 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
         active = active && streams[m].row >= 0;
     }
     while (active) {
-        int64_t turns = most_turns;
+        int64_t turns = INT64_MAX, ahead = CMF_STEPS_AHEAD;
         CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-            int64_t left = streams[m].end - streams[m].next;
-            turns = left < turns ? left : turns;
+            const int64_t own_turns = NAME(turns_of_)(&streams[m], scaled, most_visits);
+            turns = own_turns < turns ? own_turns : turns;
+        }
+        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
+            const int64_t own_ahead = NAME(ahead_)(job, &streams[m], turns);
+            ahead = own_ahead < ahead ? own_ahead : ahead;
         }
         for (int64_t turn = 0; turn < turns; turn++)
             CMF_UNROLL for (int m = 0; m < n_streams; m++)
-                squared[m] += NAME(step_)(job, &streams[m], users[m], n_blocks, held, scaled,
-                                          rowwise, streams[m].next + turn);
+                squared[m] += NAME(step_)(job, &streams[m], users[m], visits, n_blocks, held,
+                                          scaled, rowwise, streams[m].next + turn, ahead);
         CMF_UNROLL for (int m = 0; m < n_streams; m++) {
             streams[m].next += turns;
             if (streams[m].next == streams[m].end) {
-                NAME(give_)(job, &streams[m], users[m], n_blocks, held, scaled, rowwise);
+                NAME(give_)(job, &streams[m], users[m], visits, n_blocks, held, scaled, rowwise);
                 position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise,
                                        position);
                 active = active && streams[m].row >= 0;
-            } else if (scaled && CMF_UNLIKELY(streams[m].scale < SMALL_SCALE)) {
-                NAME(settle_)(&streams[m], users[m], n_blocks);
+            } else if (scaled &&
+                       CMF_UNLIKELY(streams[m].next - streams[m].settled == most_visits)) {
+                NAME(settle_)(&streams[m], users[m], visits, n_blocks, rowwise);
             }
         }
     }
     double total = 0;
     CMF_UNROLL for (int m = 0; m < n_streams; m++) {
         if (streams[m].row >= 0) {
-            if (scaled) NAME(settle_)(&streams[m], users[m], n_blocks);
-            squared[m] += NAME(finish_)(job, &streams[m], users[m], n_blocks, held, scaled, rowwise,
-                                        most_turns);
+            squared[m] += NAME(finish_)(job, &streams[m], users[m], visits, n_blocks, held, scaled,
+                                        rowwise, most_visits);
         }
         total += squared[m];
     }
@@ -422,7 +494,7 @@ CMF_INLINE double NAME(any_length_)(const JOB *job, const int rowwise) {
 #define CMF_OF(n)                                                                                  \
     case n:                                                                                        \
         if (mild || !CMF_SCALED(n))                                                                \
-            return NAME(epoch_)(job, n, CMF_STREAMS(n), 1, CMF_SCALED(n), rowwise);                \
+            return NAME(epoch_)(job, n, CMF_STREAMS(n, rowwise), 1, CMF_SCALED(n), rowwise);       \
         break;
     switch (n_blocks) {
         CMF_OF(1)
@@ -436,8 +508,8 @@ CMF_INLINE double NAME(any_length_)(const JOB *job, const int rowwise) {
     default: break;
     }
 #undef CMF_OF
-    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4), 0, 0, rowwise);
-    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9), 0, 0, rowwise);
+    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, rowwise), 0, 0, rowwise);
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, rowwise), 0, 0, rowwise);
 }
 
 double NAME(cmf_interleaved_)(const JOB *job) {
@@ -450,5 +522,8 @@ double NAME(cmf_interleaved_)(const JOB *job) {
 #undef LEAST_SCALE
 #undef SMALL_SCALE
 #undef PAIR
+#undef EACH
 #undef OF_USER
 #undef OF_ITEM
+#undef ONE_OF
+#undef FOR_PAIR

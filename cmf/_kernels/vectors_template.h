@@ -27,13 +27,12 @@ CMF_INLINE SHORT NAME(fold_)(VECTOR values) {
 #endif
 }
 
-/* Sum of the lanes: halves are added until there is one number. */
-CMF_INLINE REAL NAME(sum_halves_)(VECTOR values) {
-    SHORT sum = NAME(fold_)(values);
-    if (sizeof(REAL) == 4) /* of four numbers, the upper two are added to the lower two */
-        sum += (SHORT){sum[16 / sizeof(REAL) - 2], sum[16 / sizeof(REAL) - 1]};
-    return sum[0] + sum[1];
+/* Sum of the lanes, in each lane of 16 bytes: halves are added until there is one number. */
+CMF_INLINE SHORT NAME(sum_each_)(VECTOR values) {
+    return CMF_NAME(cmf_sum_each_, TYPE)(NAME(fold_)(values));
 }
+
+CMF_INLINE REAL NAME(sum_halves_)(VECTOR values) { return NAME(sum_each_)(values)[0]; }
 
 /* Sum of the lanes: halves are added down to 16 bytes, then neighbors. */
 CMF_INLINE REAL NAME(sum_neighbors_)(VECTOR values) {
@@ -53,8 +52,8 @@ CMF_INLINE void NAME(sum_two_)(VECTOR first, VECTOR second, REAL *sums) {
 
 /* Divide two numbers by square roots, both in the time of one. */
 CMF_INLINE void NAME(divide_by_roots_)(REAL *numbers, REAL first, REAL second) {
-    const SHORT squares = CMF_NAME(cmf_pair_, TYPE)(first, second);
-    const SHORT divided = CMF_NAME(cmf_pair_, TYPE)(numbers[0], numbers[1]) /
+    const SHORT squares = CMF_NAME(cmf_pair_, TYPE)(first, second, 1);
+    const SHORT divided = CMF_NAME(cmf_pair_, TYPE)(numbers[0], numbers[1], 1) /
                           CMF_NAME(cmf_roots_, TYPE)(squares);
     numbers[0] = divided[0];
     numbers[1] = divided[1];

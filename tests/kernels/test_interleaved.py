@@ -456,6 +456,36 @@ def test_scales_stay_within_their_bounds(level, dtype, rng):
         assert (scales < 1).any() == (n_factors * np.dtype(dtype).itemsize <= 512)
 
 
+# Held rows are settled after 128 visits at the latest, in turns with others and alone.
+LONG_ROWS = ([300, 3, 128, 129, 127, 257, 200], [129, 256, 128], [300])
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize("lengths", LONG_ROWS)
+@pytest.mark.parametrize("n_blocks", [2, 3, 8, 9])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_of_hundreds_of_ratings_equal_their_twin(
+    level, dtype, n_blocks, lengths, rowwise, rng
+):
+    problem = make_problem(
+        rng,
+        rated_rows(rng, lengths, n_items=300),
+        n_blocks * 64 // np.dtype(dtype).itemsize,
+        dtype=dtype,
+        learning_rate=2.0**-7,
+        regularization=0.25,
+        global_mean=0.5,
+    )
+    if not rowwise:
+        assert_equals_twin(run(problem, level), run_twin(problem))
+        return
+    records = records_of(rng, len(lengths), dtype), records_of(rng, 300, dtype)
+    found, *_ = run_rowwise(problem, level, records, 0.5)
+    expected, *_ = run_rowwise_twin(problem, records, 0.5)
+    assert_equals_twin(found, expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_settled_rows_are_multiplied_by_their_scales(dtype, rng):
     rows = copy_rows(rng.normal(size=(5, 7)).astype(dtype))
@@ -500,7 +530,7 @@ def run_rowwise(problem, level, records, gradient_weight, *, biased=True, rate=2
 def run_rowwise_twin(problem, records, gradient_weight, *, biased=True, rate=2**-6):
     arrays = tuple(np.array(array, dtype=np.float64) for array in model_of(problem))
     users, items = (record.astype(np.float64) for record in records)
-    n_streams = reference.streams_of(problem.user_factors.shape[1], problem.dtype)
+    n_streams = reference.streams_of(problem.user_factors.shape[1], problem.dtype, rowwise=True)
     given = list(arguments(problem, arrays, n_streams))
     given[8:10] = users, items
     given[16:] = rate, rate / 2, rate / 4 if biased else 0.0, *[1.0] * 4, gradient_weight
