@@ -21,6 +21,7 @@ EXACT = [KERNELS / "exact.c", *sorted(KERNELS.glob("exact_*.c"))]
 C_SOURCES = {
     "interleaved": [LEVELS, *sorted(KERNELS.glob("interleaved_*.c"))],
     "implicit": [LEVELS, *sorted(KERNELS.glob("implicit_*.c"))],
+    "general": [LEVELS, *sorted(KERNELS.glob("general_*.c"))],
     "gibbs": [LEVELS, *sorted(KERNELS.glob("gibbs_*.c"))],
     "loss": EXACT,
     "predict": EXACT,

@@ -233,6 +233,7 @@ class _General:
         self.steps = schedule.steps(epoch)
         self.huber_threshold = schedule.huber_threshold
         self.slope_limit = schedule.slope_limit
+        self.level = simd_level()
         self.loss = loss_number(parameters.loss_function)
         self.l1 = parameters.l1_regularization / 2
         self.nonnegative = parameters.nonnegative
@@ -261,6 +262,7 @@ class _General:
             last,
             strip,
             grid.n_strips,
+            self.level,
             self.loss,
             self.huber_threshold,
             self.slope_limit,
@@ -273,7 +275,7 @@ class _General:
             self.l1,
             self.l1,
             self.nonnegative,
-            np.empty(factors.n_factors, dtype=factors.dtype) if self.together else None,
+            self.together,
         )
 
     def settle(self, first: int, last: int) -> None:

@@ -459,6 +459,7 @@ def general_epoch(
     last,
     strip,
     n_strips,
+    level,  # which is not to matter
     loss,
     huber_threshold,
     slope_limit,
@@ -471,7 +472,7 @@ def general_epoch(
     l1_user,
     l1_item,
     nonnegative,
-    old_user,
+    together,
 ):
     """Visit a strip of the rows at positions first to last - 1; return the sum of the losses."""
     model = user_factors, item_factors, user_biases, item_biases, global_mean
@@ -486,7 +487,7 @@ def general_epoch(
             )
             losses.append(weight * value)
             d = max(-slope_limit, min(slope_limit, weight * slope))
-            seen = user_factors[u] if old_user is None else user_factors[u].copy()
+            seen = user_factors[u].copy() if together else user_factors[u]
             for row, other, record, rate, l1 in (
                 (user_factors[u], item_factors[i], user_records[u], user_rate, l1_user),
                 (item_factors[i], seen, item_records[i], item_rate, l1_item),

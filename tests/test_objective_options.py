@@ -108,6 +108,7 @@ def replayed(ratings, model, n_epochs, *, weights=None, nonnegative=False, l1=0.
             last=12,
             strip=0,
             n_strips=1,
+            level=0,
             loss=loss_number(parameters["loss_function"]),
             huber_threshold=parameters["huber_threshold"] or 1.0,
             slope_limit=np.inf,
@@ -120,7 +121,7 @@ def replayed(ratings, model, n_epochs, *, weights=None, nonnegative=False, l1=0.
             l1_user=l1 / 2,
             l1_item=l1 / 2,
             nonnegative=nonnegative,
-            old_user=None,
+            together=False,
         )
     return (P, Q, b, c), total
 

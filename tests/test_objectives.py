@@ -11,7 +11,7 @@ from scipy import sparse
 from cmf._checks import check_ratings
 from cmf._kernels.general import general_epoch
 from cmf._kernels.general import sum_losses as kernel_sum
-from cmf._rows import copy_rows
+from cmf._rows import copy_rows, zero_rows
 from cmf._state import Factors
 from cmf.losses import exact_loss, validation_errors
 from cmf.objectives import (
@@ -126,8 +126,8 @@ def test_slopes_are_ratings_minus_links(loss, rng):
 
 def one_row(x):
     """Return a model of one user, one item, and one prediction."""
-    zero = np.zeros((1, 1))
-    return Factors(zero, zero.copy(), np.zeros(1), np.zeros(1), global_mean=x, biased=True)
+    rows = (zero_rows(1, 1, np.dtype("float64")) for _ in range(2))
+    return Factors(*rows, np.zeros(1), np.zeros(1), global_mean=x, biased=True)
 
 
 # --- starts -------------------------------------------------------------------------------------
@@ -309,6 +309,7 @@ def step(
         last=factors.n_users,
         strip=0,
         n_strips=1,
+        level=0,
         loss=loss_number(loss),
         huber_threshold=1.0,
         slope_limit=np.inf,
@@ -321,7 +322,7 @@ def step(
         l1_user=0.0,
         l1_item=0.0,
         nonnegative=False,
-        old_user=None,
+        together=False,
     )
 
 
@@ -329,7 +330,7 @@ def errors_of_training(loss, ratings, means, counts, l_rows, rate, adaptive):
     """Train and yield the distance to the true means, of counts in their standard deviations."""
     mean = start_value(loss, ratings.values)
     rng = np.random.default_rng(7)
-    start = [0.1 * rng.normal(size=(n, N_FACTORS)) for n in SHAPE]
+    start = [copy_rows(0.1 * rng.normal(size=(n, N_FACTORS))) for n in SHAPE]
     factors = Factors(*start, *map(np.zeros, SHAPE), global_mean=mean, biased=True)
     records = [np.tile([1.0, 0, l_rows, l_rows], (n, 1)) for n in SHAPE]
     for epoch in range(100):

@@ -1,4 +1,4 @@
-/* The five losses, and the step that works with any of them.
+/* The five losses, and the step that works with any of them, at each instruction-set level.
  *
  * Nothing here can fail. Every comparison is written so that NaN passes through it: a number that
  * is no longer finite shows in the sums of the losses, or stays in the factors.
@@ -7,8 +7,9 @@
 #define CMF_GENERAL_H
 
 #include <math.h>
+#include <stddef.h>
 
-#include "point.h"
+#include "simd.h"
 
 enum { CMF_SQUARED, CMF_ABSOLUTE, CMF_HUBER, CMF_LOGISTIC, CMF_POISSON, CMF_N_LOSSES };
 
@@ -52,43 +53,44 @@ CMF_INLINE double cmf_loss(int loss, double rating, double x, double threshold, 
     }
 }
 
-/* Factors whose changes are kept until their squares are summed. */
-#define CMF_AT_ONCE 256
+/* What descends with a rating, and how: the settings of all steps of an epoch. */
+#define CMF_DEFINE_DESCENT(NAME, REAL)                                                             \
+    typedef struct {                                                                               \
+        REAL user_rate, item_rate;                                                                 \
+        REAL gradient_weight;                                                                      \
+        REAL l1_user, l1_item;                                                                     \
+        int nonnegative;                                                                           \
+        int together; /* the item steps from the user's old row, not from the new one */           \
+    } NAME;
 
-/* NAME(row, other, n, record, slope, ...): the step of one rating on one of its two rows, whose
- * record holds G, unused, l, lb.
- *
- * Loops over numbers and sums of squares are apart, as a compiler can vectorize them. */
-#define CMF_DEFINE_DESCEND(NAME, REAL, DOT)                                                        \
-    /* Shrink numbers toward 0 by threshold, then raise them to lowest. */                         \
-    CMF_INLINE void NAME##_proximal(REAL *CMF_RESTRICT row, ptrdiff_t n, REAL threshold,           \
-                                    REAL lowest) {                                                 \
-        for (ptrdiff_t f = 0; f < n; f++) {                                                        \
-            REAL removed = row[f] > threshold ? threshold : row[f];                                \
-            removed = removed < -threshold ? -threshold : removed;                                 \
-            REAL left = row[f] - removed;                                                          \
-            row[f] = left < lowest ? lowest : left;                                                \
-        }                                                                                          \
-    }                                                                                              \
-    CMF_INLINE void NAME(REAL *CMF_RESTRICT row, const REAL *CMF_RESTRICT other, ptrdiff_t n,      \
-                         REAL *CMF_RESTRICT record, REAL slope, REAL rate, REAL gradient_weight,   \
-                         REAL l1, int nonnegative) {                                               \
-        const REAL own_rate = rate / (REAL)sqrt((double)record[0]), l = record[2];                 \
-        REAL down[CMF_AT_ONCE], squares = 0;                                                       \
-        for (ptrdiff_t start = 0; start < n; start += CMF_AT_ONCE) {                               \
-            const ptrdiff_t width = n - start < CMF_AT_ONCE ? n - start : CMF_AT_ONCE;             \
-            for (ptrdiff_t f = 0; f < width; f++) {                                                \
-                down[f] = slope * other[start + f] - l * row[start + f];                           \
-                row[start + f] += own_rate * down[f];                                              \
-            }                                                                                      \
-            if (gradient_weight > 0) squares += DOT(down, down, width);                            \
-        }                                                                                          \
-        if (gradient_weight > 0) record[0] += gradient_weight * squares;                           \
-        if (l1 > 0 || nonnegative)                                                                 \
-            NAME##_proximal(row, n, own_rate * l1, nonnegative ? 0 : -(REAL)INFINITY);             \
-    }
+CMF_DEFINE_DESCENT(cmf_descent_f32, float)
+CMF_DEFINE_DESCENT(cmf_descent_f64, double)
 
-CMF_DEFINE_DESCEND(cmf_descend_f32, float, cmf_dot_f32)
-CMF_DEFINE_DESCEND(cmf_descend_f64, double, cmf_dot_f64)
+/* Of two rows of n_blocks blocks of CMF_ROW_BYTES: the inner product, and the step of one rating.
+ * Records hold G, unused, l, lb. One file per level compiles both: general_<level>.c. */
+#define CMF_DECLARE_GENERAL(TYPE, REAL, LEVEL)                                                     \
+    REAL cmf_general_product_##TYPE##_##LEVEL(const REAL *p, const REAL *q, ptrdiff_t n_blocks);   \
+    void cmf_general_descend_##TYPE##_##LEVEL(REAL *p, REAL *q, ptrdiff_t n_blocks,                \
+                                              REAL *user_record, REAL *item_record, REAL slope,    \
+                                              const cmf_descent_##TYPE *descent);
+
+CMF_DECLARE_GENERAL(f32, float, baseline)
+CMF_DECLARE_GENERAL(f32, float, avx2)
+CMF_DECLARE_GENERAL(f32, float, avx512)
+CMF_DECLARE_GENERAL(f64, double, baseline)
+CMF_DECLARE_GENERAL(f64, double, avx2)
+CMF_DECLARE_GENERAL(f64, double, avx512)
+
+/* Those of a level, which must not be above cmf_highest_level(). */
+#define cmf_general_product_f32(level, ...) CMF_AT_LEVEL(level, cmf_general_product_f32)(__VA_ARGS__)
+#define cmf_general_product_f64(level, ...) CMF_AT_LEVEL(level, cmf_general_product_f64)(__VA_ARGS__)
+#define cmf_general_descend_f32(level, ...) CMF_AT_LEVEL(level, cmf_general_descend_f32)(__VA_ARGS__)
+#define cmf_general_descend_f64(level, ...) CMF_AT_LEVEL(level, cmf_general_descend_f64)(__VA_ARGS__)
+
+/* Fetch a row that a step will want. */
+CMF_INLINE void cmf_fetch_row(const void *row, ptrdiff_t n_blocks) {
+    for (ptrdiff_t k = 0; k < n_blocks; k++)
+        CMF_FETCH_TO_WRITE((const char *)row + k * CMF_ROW_BYTES);
+}
 
 #endif

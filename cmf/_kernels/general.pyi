@@ -19,6 +19,7 @@ def general_epoch(
     last: int,
     strip: int,
     n_strips: int,
+    level: int,
     loss: int,
     huber_threshold: float,
     slope_limit: float,
@@ -31,7 +32,7 @@ def general_epoch(
     l1_user: float,
     l1_item: float,
     nonnegative: bool,
-    old_user: FloatArray | None,
+    together: bool,
 ) -> float: ...
 def sum_losses(
     ratings: FloatArray,

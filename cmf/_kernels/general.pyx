@@ -5,7 +5,7 @@ For every stored rating r_ui of weight w, in rows one after the other:
     x    = μ + b_u + c_i + p_u·q_i                            (before the step)
     d    = w · slope(r_ui, x)                                 (within slope_limit)
     p_u <- prox(p_u + η_u (d q_i − l_u p_u)),  η_u = user_rate / √G_u
-    q_i <- prox(q_i + η_i (d p_u − l_i q_i)),  η_i = item_rate / √G_i   (p_u: see old_user)
+    q_i <- prox(q_i + η_i (d p_u − l_i q_i)),  η_i = item_rate / √G_i   (p_u: see together)
     b_u <- b_u + bias_rate (d − lb_u b_u)      and c_i likewise
 
 number, loss  reported, times w                 slope                   minus the derivative by x of
@@ -31,38 +31,59 @@ rows that are not visited keep what they are. The step is that of J. Duchi, Y. S
 online and batch learning using forward backward splitting", JMLR 10, 2009. The slow twin is
 tests/reference.py.
 
-Checked by cmf._checks, assumed here: as in sgd.pyx. Of use only if G >= 1, weights >= 0, and
+Checked by cmf._checks and made by cmf._rows, assumed here: as in interleaved.pyx. Of use only if G >= 1, weights >= 0, and
 ratings are in [0, 1] for logistic and >= 0 for poisson loss.
 """
 
 from cython cimport floating
 from libc.stdint cimport int64_t
 
-from .point cimport dot
+from .simd cimport CMF_ROW_BYTES, are_padded, has_level, padded_bytes
 from .types cimport index_t
 
 
 cdef extern from "general.h" nogil:
     int CMF_N_LOSSES
     double cmf_loss(int loss, double rating, double x, double threshold, double* slope) noexcept
-    void cmf_descend_f32(
-        float* row, const float* other, Py_ssize_t n, float* record, float slope, float rate,
-        float gradient_weight, float l1, bint nonnegative
+    void cmf_fetch_row(const void* row, Py_ssize_t n_blocks) noexcept
+
+    ctypedef struct cmf_descent_f32:
+        float user_rate
+        float item_rate
+        float gradient_weight
+        float l1_user
+        float l1_item
+        bint nonnegative
+        bint together
+
+    ctypedef struct cmf_descent_f64:
+        double user_rate
+        double item_rate
+        double gradient_weight
+        double l1_user
+        double l1_item
+        bint nonnegative
+        bint together
+
+    float cmf_general_product_f32(
+        int level, const float* p, const float* q, Py_ssize_t n_blocks
     ) noexcept
-    void cmf_descend_f64(
-        double* row, const double* other, Py_ssize_t n, double* record, double slope, double rate,
-        double gradient_weight, double l1, bint nonnegative
+    double cmf_general_product_f64(
+        int level, const double* p, const double* q, Py_ssize_t n_blocks
+    ) noexcept
+    void cmf_general_descend_f32(
+        int level, float* p, float* q, Py_ssize_t n_blocks, float* user_record, float* item_record,
+        float slope, const cmf_descent_f32* descent
+    ) noexcept
+    void cmf_general_descend_f64(
+        int level, double* p, double* q, Py_ssize_t n_blocks, double* user_record,
+        double* item_record, double slope, const cmf_descent_f64* descent
     ) noexcept
 
 
-cdef inline void descend(
-    floating* row, const floating* other, Py_ssize_t n, floating* record, floating slope,
-    floating rate, floating gradient_weight, floating l1, bint nonnegative
-) noexcept nogil:
-    if floating is float:
-        cmf_descend_f32(row, other, n, record, slope, rate, gradient_weight, l1, nonnegative)
-    else:
-        cmf_descend_f64(row, other, n, record, slope, rate, gradient_weight, l1, nonnegative)
+# The rating so many positions ahead has its item's row fetched.
+cdef enum:
+    AHEAD = 3
 
 
 def general_epoch(
@@ -71,8 +92,8 @@ def general_epoch(
     const floating[::1] ratings not None,       # in      (nnz,)
     const floating[::1] weights,                # in      (nnz,); None: all 1
     const int64_t[::1] row_order,               # in      (n_users,) rows to visit; None: 0, 1, ...
-    floating[:, :] user_factors not None,       # in/out  (n_users, n_factors)
-    floating[:, :] item_factors not None,       # in/out  (n_items, n_factors)
+    floating[:, :] user_factors not None,       # in/out  (n_users, n_factors) padded rows
+    floating[:, :] item_factors not None,       # in/out  (n_items, n_factors) padded rows
     floating[::1] user_biases not None,         # in/out  (n_users,)
     floating[::1] item_biases not None,         # in/out  (n_items,)
     floating[:, ::1] user_records not None,     # in/out  (n_users, 4): G, unused, l, lb
@@ -81,6 +102,7 @@ def general_epoch(
     Py_ssize_t last,
     Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
     Py_ssize_t n_strips,                        # with 1, cuts is indptr
+    int level,                                  # at most highest_level() of interleaved.pyx
     int loss,                                   # 0 to 4, in the order of the table above
     double huber_threshold,                     # t > 0, read by huber alone
     double slope_limit,                         # d is kept in [-slope_limit, slope_limit]
@@ -93,8 +115,7 @@ def general_epoch(
     floating l1_user,
     floating l1_item,
     bint nonnegative,
-    floating[::1] old_user,                     # out     (n_factors,) scratch: the item steps from
-                                                #         the user's old row; None: from the new one
+    bint together,                              # the item steps from the user's old row
 ):
     """Visit one strip of some rows and return the sum of the weighted losses.
 
@@ -103,30 +124,51 @@ def general_epoch(
     cdef:
         bint in_row_order = row_order is None
         bint weighted = weights is not None
-        bint together = old_user is not None
-        Py_ssize_t n_factors = user_factors.shape[1]
-        Py_ssize_t s, u, i, j, f
+        Py_ssize_t n_blocks, s, u, i, j, stop
         floating x, step
         double weight = 1
         double slope = 0
         double losses = 0
         floating* p
         floating* q
-        floating* seen
         floating* user
         floating* item
+        cmf_descent_f32 narrow
+        cmf_descent_f64 wide
 
     _check_loss(loss)
+    if not (
+        are_padded[floating](user_factors)
+        and are_padded[floating](item_factors)
+        and has_level(level)
+    ):
+        raise ValueError("rows must be padded and aligned, and the level available")
+    n_blocks = padded_bytes(user_factors.shape[1], sizeof(floating)) // CMF_ROW_BYTES
+    if floating is float:
+        narrow = cmf_descent_f32(
+            user_rate, item_rate, gradient_weight, l1_user, l1_item, nonnegative, together
+        )
+    else:
+        wide = cmf_descent_f64(
+            user_rate, item_rate, gradient_weight, l1_user, l1_item, nonnegative, together
+        )
     with nogil:
         for s in range(first, last):
             u = s if in_row_order else row_order[s]
             p = &user_factors[u, 0]
             user = &user_records[u, 0]
-            for j in range(cuts[u * n_strips + strip], cuts[u * n_strips + strip + 1]):
+            stop = cuts[u * n_strips + strip + 1]
+            for j in range(cuts[u * n_strips + strip], stop):
                 i = indices[j]
                 q = &item_factors[i, 0]
                 item = &item_records[i, 0]
-                x = global_mean + user_biases[u] + item_biases[i] + dot(p, q, n_factors)
+                if j + AHEAD < stop:
+                    cmf_fetch_row(&item_factors[indices[j + AHEAD], 0], n_blocks)
+                if floating is float:
+                    x = cmf_general_product_f32(level, p, q, n_blocks)
+                else:
+                    x = cmf_general_product_f64(level, p, q, n_blocks)
+                x = global_mean + user_biases[u] + item_biases[i] + x
                 if weighted:
                     weight = weights[j]
                 losses += weight * cmf_loss(loss, ratings[j], x, huber_threshold, &slope)
@@ -134,17 +176,10 @@ def general_epoch(
                 slope = slope_limit if slope > slope_limit else slope
                 slope = -slope_limit if slope < -slope_limit else slope
                 step = <floating> slope
-                seen = p
-                if together:
-                    seen = &old_user[0]
-                    for f in range(n_factors):
-                        seen[f] = p[f]
-                descend(
-                    p, q, n_factors, user, step, user_rate, gradient_weight, l1_user, nonnegative
-                )
-                descend(
-                    q, seen, n_factors, item, step, item_rate, gradient_weight, l1_item, nonnegative
-                )
+                if floating is float:
+                    cmf_general_descend_f32(level, p, q, n_blocks, user, item, step, &narrow)
+                else:
+                    cmf_general_descend_f64(level, p, q, n_blocks, user, item, step, &wide)
                 if biased:
                     user_biases[u] += bias_rate * (step - user[3] * user_biases[u])
                     item_biases[i] += bias_rate * (step - item[3] * item_biases[i])

@@ -66,6 +66,8 @@ typedef REAL NAME(vector_);
 #define VECTOR NAME(vector_)
 #define PER_BLOCK (CMF_ROW_BYTES / (int)sizeof(REAL))
 
+CMF_INLINE REAL NAME(sum_each_)(VECTOR value) { return value; }
+
 CMF_INLINE REAL NAME(sum_halves_)(VECTOR value) { return value; }
 
 CMF_INLINE REAL NAME(sum_neighbors_)(VECTOR value) { return value; }

@@ -6,15 +6,17 @@ import math
 import numpy as np
 import pytest
 import reference
-from arrays import padding
+from arrays import misaligned, overpadded, padding, unpadded
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, make_problem, problems
 
 from cmf._kernels.general import general_epoch, sum_losses
+from cmf._kernels.interleaved import highest_level
 from cmf._kernels.sgd import sgd_epoch
 from cmf._rows import copy_rows
 
+LEVELS = range(highest_level() + 1)
 LOSSES = range(5)
 SQUARED, ABSOLUTE, HUBER, LOGISTIC, POISSON = LOSSES
 # Slopes are minus the derivative of this multiple of the loss.
@@ -47,6 +49,7 @@ def case_of(problem, loss, rng, **changed):
         "last": problem.n_users,
         "strip": 0,
         "n_strips": 1,
+        "level": highest_level(),
         "loss": loss,
         "huber_threshold": 0.75,
         "slope_limit": 1.25,
@@ -59,7 +62,7 @@ def case_of(problem, loss, rng, **changed):
         "l1_user": 0.5,
         "l1_item": 0.75,
         "nonnegative": False,
-        "old_user": np.full(problem.user_factors.shape[1], np.nan, dtype=dtype),
+        "together": True,
         **changed,
     }
 
@@ -103,6 +106,7 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
         "last": 1,
         "strip": 0,
         "n_strips": 1,
+        "level": highest_level(),
         "loss": loss,
         "huber_threshold": 0.5,
         "slope_limit": np.inf,
@@ -115,7 +119,7 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
         "l1_user": 0.0,
         "l1_item": 0.0,
         "nonnegative": False,
-        "old_user": None,
+        "together": False,
         **changed,
     }
 
@@ -123,7 +127,12 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
 def run(case, epoch=general_epoch, copy=np.array):
     """Run one epoch on copies of what is trained; return the sum and the copies by name."""
     copies = {name: copy(case[name]) for name in TRAINED}
-    return epoch(**{**case, **copies}), copies
+    if epoch is general_epoch:
+        copies.update({name: copy_rows(case[name]) for name in FACTORS})
+    total = epoch(**{**case, **copies})
+    if epoch is general_epoch and np.isfinite(total):
+        assert not any(padding(copies[name]).any() for name in FACTORS)
+    return total, copies
 
 
 def in_double(array):
@@ -178,7 +187,7 @@ def test_one_step_by_hand(dtype):
     assert found["item_records"][0, 0] == pytest.approx(1 + 0.01 * (7.35**2 + 1.25**2), rel=1e-6)
     _, found = run({**case, "nonnegative": True})
     assert found["item_factors"][0].tolist() == pytest.approx([3.685, 0], rel=1e-6)
-    _, found = run({**case, "old_user": np.empty(2, dtype=dtype)})
+    _, found = run({**case, "together": True})
     # 3 + .1 (3·2 - .25·3) = 3.525 and -2 + .1 (3·1 - .25·-2) = -1.65, shrunk by .05
     assert found["item_factors"][0].tolist() == pytest.approx([3.475, -1.6], rel=1e-6)
 
@@ -255,7 +264,7 @@ OPTIONS = {
     "l1_user": [0.0],
     "l1_item": [0.0],
     "nonnegative": [True],
-    "old_user": [None],
+    "together": [False],
     "slope_limit": [np.inf],
 }
 
@@ -269,11 +278,12 @@ def combinations():
         }
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("index_dtype", INDICES)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_every_combination_equals_its_twin(dtype, index_dtype, loss, rng):
-    case = random_case(loss, rng, dtype=dtype, index_dtype=index_dtype)
+def test_every_combination_equals_its_twin(dtype, index_dtype, loss, level, rng):
+    case = random_case(loss, rng, dtype=dtype, index_dtype=index_dtype, level=level)
     for changed in combinations():
         assert_equals_twin({**case, **changed})
 
@@ -309,10 +319,26 @@ def test_epoch_equals_its_twin(problem, loss, n_strips, ordered, data):
     )
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n_factors", [*range(1, 41), 64, 255, 256, 257, 300, 512, 520])
-def test_every_number_of_factors_equals_the_twin(n_factors, dtype, rng):
-    assert_equals_twin(random_case(SQUARED, rng, dtype=dtype, n_factors=n_factors))
+@pytest.mark.parametrize("n_factors", [*range(1, 41), 64, 128, 255, 256, 257, 300])
+def test_every_number_of_factors_equals_the_twin(n_factors, dtype, level, rng):
+    case = random_case(SQUARED, rng, dtype=dtype, n_factors=n_factors, level=level)
+    assert_equals_twin(case)
+    assert_equals_twin({**case, "l1_user": 0.0, "l1_item": 0.0, "together": False})
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("rating", [np.nan, np.inf])
+def test_what_is_not_finite_stays_to_be_seen(rating, nonnegative, dtype, level, rng):
+    case = random_case(SQUARED, rng, dtype=dtype, level=level, nonnegative=nonnegative)
+    case["ratings"] = np.full_like(case["ratings"], rating)
+    total, found = run({**case, "weights": None, "slope_limit": np.inf})
+    assert not np.isfinite(total)
+    rated = np.diff(case["cuts"]) > 0
+    assert not np.isfinite(found["user_factors"][rated]).any()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -359,7 +385,7 @@ def test_squared_loss_is_the_rule(problem, biased):
         gradient_weight=0.0,
         l1_user=0.0,
         l1_item=0.0,
-        old_user=None,
+        together=False,
         slope_limit=np.inf,
     )
     losses, found = run(case)
@@ -609,23 +635,26 @@ def test_rows_in_several_calls_equal_rows_in_one(problem, loss, data):
     assert_identical((0, case), (0, expected))
 
 
-@pytest.mark.parametrize("n_factors", [1, 7, 16, 30])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_padded_rows_equal_contiguous_ones(dtype, n_factors, rng):
-    case = random_case(HUBER, rng, dtype=dtype, n_factors=n_factors, nonnegative=True)
-    padded = {name: copy_rows(case[name]) for name in FACTORS}
-    expected = run(case)
-    rest = {name: case[name].copy() for name in TRAINED if name not in FACTORS}
-    losses = general_epoch(**{**case, **padded, **rest})
-    assert_identical((losses, {**padded, **rest}), expected)
-    for rows in padded.values():
-        assert not padding(rows).any()
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("wrong", [misaligned, unpadded, overpadded])
+def test_rows_that_are_not_padded_and_aligned_are_refused(wrong, name, dtype, rng):
+    case = random_case(HUBER, rng, dtype=dtype)
+    rows = {other: copy_rows(case[other]) for other in FACTORS}
+    with pytest.raises(ValueError, match="rows must be padded"):
+        general_epoch(**{**case, **rows, name: wrong(case[name])})
+
+
+@pytest.mark.parametrize("level", [-1, highest_level() + 1, 99])
+def test_levels_that_are_not_available_are_refused(level, rng):
+    with pytest.raises(ValueError, match="level available"):
+        run(random_case(HUBER, rng, level=level))
 
 
 def test_only_what_is_trained_changes(rng):
     case = random_case(HUBER, rng)
-    for name, value in case.items():
-        if isinstance(value, np.ndarray) and name != "old_user":
+    for value in case.values():
+        if isinstance(value, np.ndarray):
             value.flags.writeable = False
     visited, rated = case["row_order"][:3], set()
     for u in visited:
