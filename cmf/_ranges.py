@@ -35,7 +35,9 @@ def row_ranges(
     if indptr[-1] <= budget:
         yield 0, n_rows
         return
-    ends = indptr[1:] if row_order is None else np.cumsum(np.diff(indptr)[row_order])
+    ends = indptr[1:]
+    if row_order is not None:
+        ends = np.cumsum(indptr[1:][row_order] - indptr[row_order])
     first = done = 0
     while first < n_rows:
         last = max(first + 1, int(np.searchsorted(ends, done + budget, side="right")))

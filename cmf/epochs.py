@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,11 @@ from cmf.objectives import loss_number
 from cmf.schedule import Schedule
 
 __all__ = ["Epochs", "make_epochs"]
+
+# More ratings than this fit no cache. Rows are then shuffled in runs: memory that is visited in
+# order comes in time, which saves a tenth of an epoch.
+MOST_CACHED = 2**22
+ROWS_TOGETHER = 64
 
 
 class Epochs(Protocol):
@@ -127,18 +133,20 @@ class _Shuffled:
         self.team = team
         self.kernel = kernel
         self.grid = make_grid(ratings, parameters.n_factors)
+        self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Visit every rating once and return the running sum of losses."""
         grid, n = self.grid, self.grid.n_strips
-        row_order = _row_order(self.seed, epoch, grid.ratings.shape[0])
-        groups = grid.groups(row_order)
+        row_order = _row_order(self.seed, epoch, grid.ratings.shape[0], self.together)
+        groups = [row_order[first:last] for first, last in pairwise(grid.groups(row_order))]
+        calls = [self._calls(rows, factors.n_factors) for rows in groups]
         kernel = self.kernel(grid, factors, schedule, epoch)
         losses = np.zeros((n, n))
 
         def train_block(group: int, strip: int) -> None:
-            rows = row_order[groups[group] : groups[group + 1]]
-            losses[group, strip] = self._visit(kernel, rows, strip, factors.n_factors)
+            for first, last in calls[group]:
+                losses[group, strip] += kernel.visit(groups[group], first, last, strip)
             if (strip - group) % n == n - 1:  # the last group to visit this strip
                 kernel.settle(*grid.bounds[strip : strip + 2])
 
@@ -152,18 +160,14 @@ class _Shuffled:
     def settle(self, factors: Factors) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
 
-    def _visit(self, kernel: _Kernel, rows: NDArray[np.int64], strip: int, n_factors: int) -> float:
-        """Train on one strip of some rows, in calls that Ctrl-C does not have to wait for."""
+    def _calls(self, rows: NDArray[np.int64], n_factors: int) -> list[tuple[int, int]]:
+        """Cut some rows into kernel calls that Ctrl-C does not have to wait for."""
         grid, ratings = self.grid, self.grid.ratings
         if rows.shape[0] == 0:
-            return 0.0
-        ranges: Iterable[tuple[int, int]] = [(0, rows.shape[0])]
-        if not fits_one_call(ratings.nnz // grid.n_strips, n_factors):
-            ranges = row_ranges(ratings.indptr, n_factors, rows)
-        total = 0.0  # not by `sum`, which rounds in another way from Python 3.12 on
-        for first, last in ranges:
-            total += kernel.visit(rows, first, last, strip)
-        return total
+            return []
+        if fits_one_call(ratings.nnz // grid.n_strips, n_factors):
+            return [(0, rows.shape[0])]
+        return list(row_ranges(ratings.indptr, n_factors, rows))
 
 
 class _Interleaved:
@@ -372,7 +376,12 @@ class _InRows:
         """Do nothing: rows are always what they stand for."""
 
 
-def _row_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
-    """Return a permutation of the rows that depends on the seed and the epoch alone."""
+def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray[np.int64]:
+    """Return a permutation of the rows that depends on the seed and the epoch alone.
+
+    So many rows that follow each other stay together, in ascending order.
+    """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
-    return generator.permutation(n_rows).astype(np.int64, copy=False)
+    runs: NDArray[np.int64] = generator.permutation(-(-n_rows // together)).astype(np.int64)
+    order = (runs[:, None] * together + np.arange(together)).ravel()
+    return order[order < n_rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import reference
@@ -136,8 +138,28 @@ def test_fewer_users_than_groups(little_work, n_threads):
     assert fits[0].history_["running_mse"] == fits[1].history_["running_mse"]
 
 
+@pytest.mark.parametrize("n_rows", [1, 5, 64, 100, 1000])
+@pytest.mark.parametrize("together", [1, 7, 64])
+def test_rows_are_shuffled_in_runs(together, n_rows):
+    order = epochs._row_order(5, 1, n_rows, together)
+    assert order.dtype == np.int64
+    assert np.sort(order).tolist() == list(range(n_rows))
+    runs = order // together
+    starts = np.flatnonzero(np.diff(runs, prepend=-1))
+    assert len(starts) == math.ceil(n_rows / together)  # each run in one piece
+    within = np.setdiff1d(np.arange(n_rows), starts)
+    assert (np.diff(order)[within - 1] == 1).all()
+    assert order.tolist() == epochs._row_order(5, 1, n_rows, together).tolist()
+    if len(starts) > 10:
+        assert order.tolist() != epochs._row_order(5, 2, n_rows, together).tolist()
+        assert order.tolist() != epochs._row_order(6, 1, n_rows, together).tolist()
+
+
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("biases", [True, False])
-def test_training_on_a_grid_equals_its_twin(little_work, biases):
+def test_training_on_a_grid_equals_its_twin(little_work, biases, together, monkeypatch):
+    monkeypatch.setattr(epochs, "MOST_CACHED", 100 if together > 1 else 10**6)
+    monkeypatch.setattr(epochs, "ROWS_TOGETHER", together)
     table = np.where(np.random.default_rng(3).random((40, 30)) < 0.4, 1.0, 0.0)
     table *= np.random.default_rng(4).normal(size=table.shape)
     make = {"n_factors": 5, "dtype": "float64", "biases": biases, "random_state": 0, **RULE}
@@ -153,7 +175,7 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases):
     rate, decay = 2 * model.learning_rate, 1 - model.learning_rate * model.regularization
     rates = rate, rate, rate if biases else 0.0, *[decay] * 4, 0.0
     for epoch in (1, 2):
-        row_order = epochs._row_order(start._get_fitted().state.seed, epoch, 40)
+        row_order = epochs._row_order(start._get_fitted().state.seed, epoch, 40, together)
         groups = grid.groups(row_order)
         squared = sum(
             reference.interleaved_epoch(

@@ -31,8 +31,8 @@ rows that are not visited keep what they are. The step is that of J. Duchi, Y. S
 online and batch learning using forward backward splitting", JMLR 10, 2009. The slow twin is
 tests/reference.py.
 
-Checked by cmf._checks and made by cmf._rows, assumed here: as in interleaved.pyx. Of use only if G >= 1, weights >= 0, and
-ratings are in [0, 1] for logistic and >= 0 for poisson loss.
+Checked by cmf._checks and made by cmf._rows, assumed here: as in interleaved.pyx. Of
+use only if G >= 1, weights >= 0, and ratings are in [0, 1] for logistic and >= 0 for poisson loss.
 """
 
 from cython cimport floating
