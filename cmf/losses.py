@@ -158,6 +158,7 @@ def exact_loss(
     n_threads: int | None = 1,
     *,
     loss: str = "squared",
+    l1: float = 0.0,
 ) -> Loss:
     """Measure checked factors on checked ratings.
 
@@ -173,6 +174,8 @@ def exact_loss(
         Most threads to use, as in `cmf.loss`. Never changes a bit of the result.
     loss : str, default "squared"
         Whose link turns x into the predicted rating.
+    l1 : float, default 0.0
+        γ, as in `regularization_term`.
 
     Returns
     -------
@@ -181,7 +184,7 @@ def exact_loss(
     """
     squared, _ = _sums(ratings, factors, n_threads, loss)
     mse = squared / ratings.nnz
-    penalty = regularization_term(factors, regularization)
+    penalty = regularization_term(factors, regularization, l1)
     return Loss(squared, mse, math.sqrt(mse), penalty, mse + penalty, ratings.nnz)
 
 

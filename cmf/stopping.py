@@ -13,6 +13,7 @@ from cmf._checks import CheckedRatings, narrow_indices
 from cmf._state import Factors
 from cmf._typing import FloatArray
 from cmf.implicit import forget_factors
+from cmf.losses import validation_errors
 from cmf.objectives import each_loss
 from cmf.recommendation import pair_predictions
 from cmf.schedule import Schedule
@@ -113,9 +114,9 @@ class Stopper:
         self.patience = patience
         self.n_threads = n_threads
         self.users = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+        self.squared = schedule.parameters.loss_function == "squared"
         self.best_epoch = 0
-        self.best_losses = self._losses()
-        self.best = float(self.best_losses.mean())
+        self.best = self._mean_loss()
         self.kept = self._copies()
         self.first_biases = self.kept[2:4]
         if schedule.by_default:
@@ -123,12 +124,12 @@ class Stopper:
 
     def __call__(self, report: EpochReport) -> bool:
         """Look at an epoch; True ends training."""
-        losses = self._losses()
-        mean = float(losses.mean())
+        rmse = report.validation_rmse
+        mean = rmse**2 if self.squared and rmse is not None else self._mean_loss()
         if self.schedule.by_default:
             self.schedule.noises.append(self.schedule.noise_of(mean))
         if mean < self.best:
-            self.best, self.best_losses, self.best_epoch = mean, losses, report.epoch
+            self.best, self.best_epoch = mean, report.epoch
             self.kept = self._copies()
         return report.epoch - self.best_epoch >= self.patience
 
@@ -136,12 +137,18 @@ class Stopper:
         """Put the best epoch's factors in place, or the first biases alone if they are as good."""
         for array, kept in zip(self._arrays(), self.kept, strict=True):
             array[...] = kept
-        gains = self._losses_of_biases() - self.best_losses
+        gains = self._losses_of_biases() - self._losses()
         if gains.mean() <= SURENESS * gains.std() / math.sqrt(gains.shape[0]):
             self.best_epoch = 0
             forget_factors(self.factors)
             self.factors.user_biases[...], self.factors.item_biases[...] = self.first_biases
         self.schedule.noises = self.schedule.noises[: max(1, self.best_epoch)]
+
+    def _mean_loss(self) -> float:
+        """Mean loss of what is held out, as reports have it."""
+        if self.squared:
+            return validation_errors(self.held_out, self.factors, self.n_threads)[0] ** 2
+        return float(self._losses().mean())
 
     def _losses(self) -> NDArray[np.float64]:
         """Losses of all that is held out."""

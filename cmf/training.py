@@ -460,18 +460,24 @@ class _Measures:
     def exact(self, factors: Factors) -> Loss:
         """Exact errors; the total is of what training minimizes, with another loss as well."""
         parameters, n_threads = self.parameters, self.parameters.n_threads
-        found = exact_loss(self.ratings, factors, 0.0, n_threads, loss=parameters.loss_function)
-        penalty, mean = self.penalty(factors), found.mse
-        if self.schedule.general:
-            losses = exact_sum(
-                self.ratings,
-                factors,
-                parameters.loss_function,
-                huber_threshold=self.schedule.huber_threshold,
-                n_threads=n_threads,
-            )
-            mean = losses / self.total_weight
-        return found._replace(regularization=penalty, total=mean + penalty)
+        found = exact_loss(
+            self.ratings,
+            factors,
+            self.schedule.regularization,
+            n_threads,
+            loss=parameters.loss_function,
+            l1=parameters.l1_regularization,
+        )
+        if not self.schedule.general:
+            return found
+        losses = exact_sum(
+            self.ratings,
+            factors,
+            parameters.loss_function,
+            huber_threshold=self.schedule.huber_threshold,
+            n_threads=n_threads,
+        )
+        return found._replace(total=losses / self.total_weight + found.regularization)
 
     def record(self, history: History, factors: Factors) -> None:
         """Write errors of factors that are not those of the last epoch into its entry."""
