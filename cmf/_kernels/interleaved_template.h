@@ -367,11 +367,12 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
     const VECTOR *before = keep ? kept : item;
     const EACH product = NAME(dots_)(user, before, n_blocks, held);
     REAL *item_scale = job->item_scales + i;
+    const NAME(visit_) *visit = scaled ? visits + (position - stream->settled) : visits;
     const NAME(change_) step =
         rowwise ? NAME(by_records_)(job, stream, record, item_bias, item_scale,
                                     job->ratings[position], product, scaled)
-                : NAME(by_rule_)(job, stream, visits + (position - stream->settled), item_bias,
-                                 item_scale, job->ratings[position], ONE_OF(product), scaled);
+                : NAME(by_rule_)(job, stream, visit, item_bias, item_scale,
+                                 job->ratings[position], ONE_OF(product), scaled);
     CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
             VECTOR moved = user[v], other = before[v];
