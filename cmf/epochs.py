@@ -379,7 +379,7 @@ class _InRows:
 def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray[np.int64]:
     """Return a permutation of the rows that depends on the seed and the epoch alone.
 
-    So many rows that follow each other stay together, in ascending order.
+    Runs of `together` rows stay in one piece, in ascending order; the last may be shorter.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
     runs: NDArray[np.int64] = generator.permutation(-(-n_rows // together)).astype(np.int64)

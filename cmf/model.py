@@ -127,8 +127,8 @@ class MatrixFactorization:
     shuffle : bool, default True
         Whether each epoch visits the users in a new random order drawn from `random_state`, a few
         of them in turns, a rating of each: several times as fast, and not tied to the order of the
-        data. Users of millions of ratings are shuffled in runs of 64 that follow each other. False
-        means exactly the stored order, one rating after the other.
+        data. Of more than 4 million ratings, runs of 64 users are shuffled, each run in its order.
+        False means exactly the stored order, one rating after the other.
     init : {"normal", "scaled", "uniform"}, default "normal"
         Factors start as N(0, init_scale²), N(0, init_scale² / n_factors) or U[0, init_scale).
     init_scale : float or None, default None

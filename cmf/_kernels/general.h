@@ -82,10 +82,14 @@ CMF_DECLARE_GENERAL(f64, double, avx2)
 CMF_DECLARE_GENERAL(f64, double, avx512)
 
 /* Those of a level, which must not be above cmf_highest_level(). */
-#define cmf_general_product_f32(level, ...) CMF_AT_LEVEL(level, cmf_general_product_f32)(__VA_ARGS__)
-#define cmf_general_product_f64(level, ...) CMF_AT_LEVEL(level, cmf_general_product_f64)(__VA_ARGS__)
-#define cmf_general_descend_f32(level, ...) CMF_AT_LEVEL(level, cmf_general_descend_f32)(__VA_ARGS__)
-#define cmf_general_descend_f64(level, ...) CMF_AT_LEVEL(level, cmf_general_descend_f64)(__VA_ARGS__)
+#define cmf_general_product_f32(level, ...)                                                        \
+    CMF_AT_LEVEL(level, cmf_general_product_f32)(__VA_ARGS__)
+#define cmf_general_product_f64(level, ...)                                                        \
+    CMF_AT_LEVEL(level, cmf_general_product_f64)(__VA_ARGS__)
+#define cmf_general_descend_f32(level, ...)                                                        \
+    CMF_AT_LEVEL(level, cmf_general_descend_f32)(__VA_ARGS__)
+#define cmf_general_descend_f64(level, ...)                                                        \
+    CMF_AT_LEVEL(level, cmf_general_descend_f64)(__VA_ARGS__)
 
 /* Fetch a row that a step will want. */
 CMF_INLINE void cmf_fetch_row(const void *row, ptrdiff_t n_blocks) {

@@ -1,7 +1,7 @@
 /* The inner product of two rows, and the step of one rating on both, in one pass over them.
  *
- * The including file defines REAL, TYPE, NAME(base), CMF_VECTOR_BYTES. Assumed: rows are aligned and
- * padded with zeros (which finite steps leave zero), and the two rows are not the same.
+ * The including file defines REAL, TYPE, NAME(base), CMF_VECTOR_BYTES. Assumed: rows are aligned
+ * and padded with zeros (which finite steps leave zero), and the two rows are not the same.
  */
 
 #include "vectors_template.h"

@@ -75,17 +75,8 @@ void cmf_implicit_sums(int level, size_t itemsize, const cmf_implicit *job);
 #endif
 
 #define JOB CMF_NAME(cmf_implicit_, TYPE)
-#define NAME(base) CMF_NAME_OF(base, TYPE, CMF_LEVEL)
-
-#define REAL float
-#define TYPE f32
-#include "implicit_template.h"
-#undef REAL
-#undef TYPE
-
-#define REAL double
-#define TYPE f64
-#include "implicit_template.h"
+#define CMF_OF_ONE_TYPE "implicit_template.h"
+#include "both_types.h"
 #endif
 
 #endif

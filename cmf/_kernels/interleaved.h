@@ -46,14 +46,5 @@
 #endif
 
 #define JOB CMF_NAME(cmf_job_, TYPE)
-#define NAME(base) CMF_NAME_OF(base, TYPE, CMF_LEVEL)
-
-#define REAL float
-#define TYPE f32
-#include "interleaved_template.h"
-#undef REAL
-#undef TYPE
-
-#define REAL double
-#define TYPE f64
-#include "interleaved_template.h"
+#define CMF_OF_ONE_TYPE "interleaved_template.h"
+#include "both_types.h"

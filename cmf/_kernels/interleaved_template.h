@@ -19,8 +19,9 @@
  * Longer rows of these are kept as a scale times a vector (L. Bottou, "Stochastic gradient descent
  * tricks", 2012): the decay of a step then multiplies one number instead of the row, and two of
  * five operations a vector are saved. Users' rows are settled, that is multiplied by their scale,
- * when they are given back; items' rows by cmf_settle at the end of an epoch; both also before a
- * scale becomes too small. With p = s x, q = t y and the decay d, the step on p, q is
+ * when they are given back, before their scale becomes too small, and after CMF_MOST_VISITS visits;
+ * items' rows by settle_rows of interleaved.pyx and before their scale becomes too small. With
+ * p = s x, q = t y and the decay d, the step on p, q is
  *     s' = d s,  x' = x + (g t / s') y,   t' = d t,  y' = y + (g s' / t') x'.
  *
  * Rows with records (simd.h) have rates of their own, as in AdaGrad (J. Duchi, E. Hazan, Y. Singer,
