@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
 from cmf._kernels.csr import count_columns
+from cmf._pieces import run_pieces
 from cmf._rows import too_large
 
 __all__ = ["rating_counts"]
 
+# Ratings that one task counts: about a millisecond.
+COUNTED_AT_ONCE = 2**20
 
-def rating_counts(ratings: CheckedRatings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+
+def rating_counts(
+    ratings: CheckedRatings, n_threads: int | None = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count the ratings of users and of items.
 
     Parameters
     ----------
     ratings : CheckedRatings
         What to count.
+    n_threads : int or None, default 1
+        Most threads to use.
 
     Returns
     -------
@@ -30,10 +40,18 @@ def rating_counts(ratings: CheckedRatings) -> tuple[NDArray[np.int64], NDArray[n
     MemoryError
         If there is no room for a number of each item.
     """
+    n_items = ratings.shape[1]
+    # A task has counts of its own, which must be few beside what it counts.
+    at_once = max(COUNTED_AT_ONCE, 4 * n_items)
+    starts = range(0, max(ratings.nnz, 1), at_once)
     try:
-        of_items = np.zeros(ratings.shape[1], dtype=np.int64)
+        parts = np.zeros((len(starts), n_items), dtype=np.int64)
     except (MemoryError, ValueError) as error:
-        wanted = f"want a count of each column, {ratings.shape[1] * 8e-9:.3g} GB"
+        wanted = f"want a count of each column, {n_items * 8e-9:.3g} GB"
         raise too_large(ratings.shape, wanted) from error
-    count_columns(ratings.indices, of_items)
-    return np.diff(ratings.indptr), of_items
+    tasks = [
+        partial(count_columns, ratings.indices[start : start + at_once], part)
+        for start, part in zip(starts, parts, strict=True)
+    ]
+    run_pieces(tasks, n_threads)
+    return np.diff(ratings.indptr), parts[0] if len(parts) == 1 else parts.sum(axis=0)

@@ -132,7 +132,7 @@ class _Shuffled:
         self.seed = seed
         self.team = team
         self.kernel = kernel
-        self.grid = make_grid(ratings, parameters.n_factors)
+        self.grid = make_grid(ratings, parameters.n_factors, team.n_threads)
         self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:

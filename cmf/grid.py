@@ -13,6 +13,7 @@ factorization with distributed stochastic gradient descent", KDD 2011.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from scipy import sparse
 from cmf._checks import CheckedRatings
 from cmf._counts import rating_counts
 from cmf._kernels.csr import cut_rows, first_unsorted
+from cmf._pieces import run_pieces
 from cmf._ranges import row_ranges
 
 __all__ = ["Grid", "make_grid"]
@@ -31,6 +33,8 @@ LEAST_WORK = 2**24
 LEAST_VISIT = 32
 MOST_STRIPS = 32
 SORTED_AT_ONCE = 2**18
+# Ratings whose rows one task cuts: about a millisecond.
+CUT_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Grid:
         return _equal_parts(ends, self.n_strips)
 
 
-def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
+def make_grid(ratings: CheckedRatings, n_factors: int, n_threads: int | None = 1) -> Grid:
     """Cut ratings as suits their number and the number of factors.
 
     Parameters
@@ -90,6 +94,8 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
         With int32 indices.
     n_factors : int
         Together with the number of ratings it tells how long an epoch takes.
+    n_threads : int or None, default 1
+        Most threads to cut with.
 
     Returns
     -------
@@ -107,11 +113,22 @@ def make_grid(ratings: CheckedRatings, n_factors: int) -> Grid:
         return Grid(ratings, ratings.indptr, np.array([0, n_items]))
     if first_unsorted(ratings.indptr, ratings.indices) >= 0:
         ratings = _sorted(ratings)
-    _, of_items = rating_counts(ratings)
+    _, of_items = rating_counts(ratings, n_threads)
     bounds = _equal_parts(np.cumsum(of_items), n_strips)
     bounds[-1] = n_items
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
-    cut_rows(ratings.indptr, ratings.indices, bounds, cuts)
+    tasks = [
+        partial(
+            cut_rows,
+            ratings.indptr[first : last + 1],
+            ratings.indices,
+            bounds,
+            cuts[first * n_strips : last * n_strips],
+        )
+        for first, last in row_ranges(ratings.indptr, 1, factors_per_call=CUT_AT_ONCE)
+    ]
+    run_pieces(tasks, n_threads)
+    cuts[-1] = ratings.nnz
     return Grid(ratings, cuts, bounds)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from cmf._checks import CheckedRatings, check_factors, check_row_counts
 from cmf._counts import rating_counts
 from cmf._parameters import Parameters
+from cmf._pieces import run_pieces
 from cmf._rows import too_large, zero_rows
 from cmf._state import Factors
 from cmf._typing import FloatArray
@@ -25,7 +26,9 @@ from cmf.objectives import start_value
 
 __all__ = ["initialize", "mean_of"]
 
-# Rows are drawn in blocks of about this many numbers, which stay in a cache meanwhile.
+# One task draws rows of about this many numbers, a few milliseconds, with a generator of its own;
+DRAWN_AT_ONCE = 2**20
+# in blocks of about this many, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**16
 N_QUANTILES = 2**16
 
@@ -57,7 +60,8 @@ def initialize(
     global_mean : float
         Of the model; see `mean_of`.
     generator : numpy.random.Generator
-        Gives users and items a generator each; both are drawn row by row.
+        Gives users and items a generator each; both are drawn row by row. Rows behind the first
+        `DRAWN_AT_ONCE` numbers have generators that are spawned from these.
     user_factors, item_factors : array-like, optional
         Starts to copy instead of drawing. A side that is not given is drawn.
 
@@ -83,15 +87,15 @@ def initialize(
         if parameters.nonnegative:
             _refuse_negative(*starts)
     generators = generator.spawn(2)
-    counts = rating_counts(ratings)
+    counts = rating_counts(ratings, parameters.n_threads)
     draw = _drawing(parameters, init_scale)
+    tasks: list[Callable[[], None]] = []
     for side, (factors, given) in enumerate(((P, user_factors), (Q, item_factors))):
         if given is not None:
             factors[...] = starts[side]
         else:
-            _draw(factors, counts[side] > 0, draw, generators[side])
-            if parameters.nonnegative:
-                np.abs(factors, out=factors)
+            tasks += _drawing_tasks(factors, counts[side] > 0, draw, generators[side])
+    run_pieces(tasks, parameters.n_threads)
     return Factors(
         P,
         Q,
@@ -146,6 +150,19 @@ def _refuse_negative(P: FloatArray, Q: FloatArray) -> None:
             raise ValueError(f"{name} has negative numbers: nonnegative=True starts without")
 
 
+def _drawing_tasks(
+    factors: FloatArray, rated: NDArray[np.bool_], draw: _Draw, generator: np.random.Generator
+) -> list[Callable[[], None]]:
+    """Cut the drawing of factors into tasks, of which the first has the generator itself."""
+    at_once = max(1, DRAWN_AT_ONCE // factors.shape[1])
+    parts = [slice(start, start + at_once) for start in range(0, rated.shape[0], at_once)]
+    generators = [generator, *generator.spawn(len(parts) - 1)]
+    return [
+        partial(_draw, factors[rows], rated[rows], draw, own)
+        for rows, own in zip(parts, generators, strict=True)
+    ]
+
+
 def _draw(
     factors: FloatArray, rated: NDArray[np.bool_], draw: _Draw, generator: np.random.Generator
 ) -> None:
@@ -167,6 +184,8 @@ def _drawing(parameters: Parameters, scale: float) -> _Draw:
         scale /= math.sqrt(parameters.n_factors)
     with np.errstate(over="ignore"):
         normal = (_quantiles() * scale).astype(parameters.dtype)
+    if parameters.nonnegative:
+        normal = np.abs(normal)
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         drawn = generator.integers(0, N_QUANTILES, shape, dtype=np.uint16)

@@ -171,7 +171,10 @@ class Schedule:
             self.biases = biases_of_loss(
                 ratings, self.parameters.loss_function, global_mean, self.scale.spread
             )
-        counts = [np.maximum(count, 1).astype(np.float64) for count in rating_counts(ratings)]
+        counts = [
+            np.maximum(count, 1).astype(np.float64)
+            for count in rating_counts(ratings, self.parameters.n_threads)
+        ]
         self.shrink = [self._shrink(side, count) for side, count in enumerate(counts)]
         self.bias_shrink = [self._bias_shrink(side, count) for side, count in enumerate(counts)]
         self.shares = [count / count.sum() for count in counts]

@@ -10,7 +10,7 @@ import reference
 from scipy import sparse
 
 import cmf
-from cmf import epochs
+from cmf import _counts, epochs
 from cmf import grid as grid_module
 from cmf._checks import check_ratings
 from cmf.grid import make_grid
@@ -44,6 +44,18 @@ def blocks_of(grid, row_order):
         for g in range(n)
         for s in range(n)
     }
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_tasks_of_any_size_make_the_same_grid(little_work, monkeypatch, n_threads):
+    ratings = ratings_of()
+    whole = make_grid(ratings, n_factors=8)
+    monkeypatch.setattr(_counts, "COUNTED_AT_ONCE", 7)  # then as many as four times the items
+    monkeypatch.setattr(grid_module, "CUT_AT_ONCE", 50)
+    assert ratings.nnz > 8 * 40
+    cut = make_grid(ratings, n_factors=8, n_threads=n_threads)
+    np.testing.assert_array_equal(cut.cuts, whole.cuts)
+    np.testing.assert_array_equal(cut.bounds, whole.bounds)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -92,6 +92,20 @@ def test_large_starts_are_drawn_in_blocks_without_repeats(monkeypatch):
         np.testing.assert_array_equal(cut.item_factors, whole.item_factors)
 
 
+def test_tasks_draw_the_same_whatever_the_number_of_threads_and_nothing_twice(monkeypatch):
+    table = np.ones((100, 40))
+    whole = start(table, n_factors=6)
+    monkeypatch.setattr(initialization, "DRAWN_AT_ONCE", 100)  # rows 0 to 15, and so on
+    cut = [start(table, n_factors=6, n_threads=n_threads) for n_threads in (1, 2, 5)]
+    for factors in cut:
+        assert factors.user_factors.tobytes() == cut[0].user_factors.tobytes()
+        assert factors.item_factors.tobytes() == cut[0].item_factors.tobytes()
+    np.testing.assert_array_equal(cut[0].user_factors[:16], whole.user_factors[:16])
+    assert not (cut[0].user_factors[16:] == whole.user_factors[16:]).all(axis=1).any()
+    rows = np.concatenate([cut[0].user_factors, cut[0].item_factors])
+    assert len(np.unique(rows, axis=0)) == 140
+
+
 @pytest.mark.parametrize("init", ["normal", "scaled", "uniform"])
 def test_rows_without_ratings_are_zero_and_the_others_as_if_they_were_not(init):
     table = np.ones((6, 5))

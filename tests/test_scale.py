@@ -110,8 +110,9 @@ def make_problem(dtype, n_factors, *, users_before=0, items_before=0, ratings_be
         problem.indptr[users_before:],
         problem.indices,
         np.array([0, items_before + N_ITEMS // 2, n_items]),
-        problem.cuts[users_before * N_STRIPS :],
+        problem.cuts[users_before * N_STRIPS : -1],
     )
+    problem.cuts[-1] = nnz
     return problem
 
 

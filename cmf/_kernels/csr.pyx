@@ -135,7 +135,7 @@ def cut_rows(
     const int64_t[::1] indptr not None,     # in      (n_users + 1,) monotone, ends at nnz
     const index_t[::1] indices not None,    # in      (nnz,) ascending inside rows
     const int64_t[::1] bounds not None,     # in      (n_strips + 1,) monotone, from 0 to n_items
-    int64_t[::1] cuts_out not None,         # out     (n_users * n_strips + 1,)
+    int64_t[::1] cuts_out not None,         # out     (n_users * n_strips,)
 ):
     """Write where each strip of each row begins; where it ends, the next one begins."""
     cdef:
@@ -151,4 +151,3 @@ def cut_rows(
                 cuts_out[u * n_strips + s] = j
                 while j < indptr[u + 1] and indices[j] < bounds[s + 1]:
                     j += 1
-        cuts_out[n_rows * n_strips] = indptr[n_rows]
