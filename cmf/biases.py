@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,16 @@ from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
 from cmf._counts import rating_counts
-from cmf._kernels.biases import sum_residuals
+from cmf._kernels.biases import damp_users, sum_deviations
+from cmf._pieces import run_pieces
 from cmf._ranges import row_ranges
 from cmf.objectives import link
 
 __all__ = ["DampedBiases", "biases_of_loss", "damped_biases"]
 
 N_PASSES = 10
+# Ratings that one task visits: a few milliseconds.
+RATINGS_PER_TASK = 2**20
 FIRST_DAMPING = 5.0
 LEAST_DAMPING, MOST_DAMPING = 0.1, 1e4
 # Losses that bound the pull of outliers start from ratings within so many spreads of the middle.
@@ -44,7 +49,9 @@ class DampedBiases:
     item_damping: float
 
 
-def damped_biases(ratings: CheckedRatings, global_mean: float) -> DampedBiases:
+def damped_biases(
+    ratings: CheckedRatings, global_mean: float, n_threads: int | None = 1
+) -> DampedBiases:
     r"""Estimate biases and their damping by expectation maximization.
 
     Parameters
@@ -53,6 +60,8 @@ def damped_biases(ratings: CheckedRatings, global_mean: float) -> DampedBiases:
         At least one.
     global_mean : float
         What biases are deviations from.
+    n_threads : int or None, default 1
+        Most threads to use; the result does not depend on it.
 
     Returns
     -------
@@ -68,16 +77,17 @@ def damped_biases(ratings: CheckedRatings, global_mean: float) -> DampedBiases:
     biases from their squares and their posterior variance. Each pass costs a few nanoseconds a
     rating.
     """
-    counts = rating_counts(ratings)
-    values = [np.zeros(count.shape[0]) for count in counts]
-    damping = [FIRST_DAMPING, FIRST_DAMPING]
     with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
+        estimate = _Estimate(ratings, global_mean, n_threads)
         for _ in range(N_PASSES):
-            _improve(ratings, global_mean, counts, values, damping)
-    return DampedBiases(values[0], values[1], damping[0], damping[1])
+            estimate.improve()
+    (users, items), (user_damping, item_damping) = estimate.values, estimate.damping
+    return DampedBiases(users, items, user_damping, item_damping)
 
 
-def biases_of_loss(ratings: CheckedRatings, loss: str, start: float, spread: float) -> DampedBiases:
+def biases_of_loss(
+    ratings: CheckedRatings, loss: str, start: float, spread: float, n_threads: int | None = 1
+) -> DampedBiases:
     """Estimate where biases start with any loss.
 
     Parameters
@@ -90,6 +100,8 @@ def biases_of_loss(ratings: CheckedRatings, loss: str, start: float, spread: flo
         μ, as `cmf.objectives.start_value` gives it.
     spread : float
         Of the ratings, for absolute and Huber loss.
+    n_threads : int or None, default 1
+        As `damped_biases` takes it.
 
     Returns
     -------
@@ -100,11 +112,11 @@ def biases_of_loss(ratings: CheckedRatings, loss: str, start: float, spread: flo
     if loss in ("absolute", "huber"):
         reach = MOST_SPREADS * spread
         values: Any = np.clip(ratings.values, start - reach, start + reach)
-        return damped_biases(replace(ratings, values=values), start)
+        return damped_biases(replace(ratings, values=values), start, n_threads)
     if loss == "squared":
-        return damped_biases(ratings, start)
+        return damped_biases(ratings, start, n_threads)
     mean = float(link(loss, np.array(start)))
-    found = damped_biases(ratings, mean)
+    found = damped_biases(ratings, mean, n_threads)
     highest = 1 - 0.05 * (1 - mean) if loss == "logistic" else np.inf
     moved = [
         _unlink(loss, np.clip(mean + of_side, 0.05 * mean, highest)) - start
@@ -119,46 +131,85 @@ def _unlink(loss: str, means: NDArray[np.float64]) -> NDArray[np.float64]:
     return x
 
 
-def _improve(
-    ratings: CheckedRatings,
-    global_mean: float,
-    counts: tuple[NDArray[np.int64], NDArray[np.int64]],
-    values: list[NDArray[np.float64]],
-    damping: list[float],
-) -> None:
-    """Estimate biases, then the variances that decide their damping, in place."""
-    for side in (1, 0):  # items first: their means are the better known ones
-        sums, _ = _residuals(ratings, values, global_mean)
-        n = counts[side]
-        values[side] = (sums[side] + n * values[side]) / (n + damping[side])
-    _, squared = _residuals(ratings, values, global_mean)
-    freedom = sum(float((n / (n + d)).sum()) for n, d in zip(counts, damping, strict=True))
-    noise = squared / max(ratings.nnz - freedom, 0.05 * ratings.nnz)
-    for side in (0, 1):
-        rated = counts[side] > 0
-        squares = values[side][rated] ** 2 + noise / (counts[side][rated] + damping[side])
-        spread = float(squares.mean())
-        wanted = noise / spread if spread > 0 else MOST_DAMPING
-        damping[side] = min(max(wanted, LEAST_DAMPING), MOST_DAMPING)
+class _Estimate:
+    """Biases and their damping as they are after some passes, and what the next one begins with."""
 
-
-def _residuals(
-    ratings: CheckedRatings, values: list[NDArray[np.float64]], global_mean: float
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
-    """Sum the residuals of users and of items, and their squares."""
-    sums = np.zeros_like(values[0]), np.zeros_like(values[1])
-    squared = 0.0
-    for first, last in row_ranges(ratings.indptr, 1):
-        squared += sum_residuals(
-            ratings.indptr,
-            ratings.indices,
-            ratings.values,
-            values[0],
-            values[1],
-            sums[0],
-            sums[1],
-            first,
-            last,
-            global_mean,
+    def __init__(self, ratings: CheckedRatings, global_mean: float, n_threads: int | None) -> None:
+        n_users, n_items = ratings.shape
+        self.ratings = ratings
+        self.n_threads = n_threads
+        # A task has sums of items of its own, which must be few beside what it visits.
+        per_task = max(RATINGS_PER_TASK, 4 * n_items)
+        self.ranges = list(row_ranges(ratings.indptr, 1, factors_per_call=per_task))
+        self.counts = rating_counts(ratings, n_threads)
+        self.values = [np.zeros(n_users), np.zeros(n_items)]
+        self.damping = [FIRST_DAMPING, FIRST_DAMPING]
+        # Sums of r - mean, and of their squares.
+        user_sums = np.zeros(n_users)
+        item_sums, self.squares = self._sum(
+            lambda items, first, last: sum_deviations(
+                ratings.indptr,
+                ratings.indices,
+                ratings.values,
+                user_sums,
+                items,
+                first,
+                last,
+                global_mean,
+            )
         )
-    return sums, squared
+        self.sums = (user_sums, item_sums)
+        # Of each item, the sum of the biases of the users who rated it.
+        self.known = np.zeros(n_items)
+
+    def improve(self) -> None:
+        """Estimate biases, then the variances that decide their damping."""
+        # Items first: their means are the better known ones.
+        n = self.counts[1]
+        self.values[1] = (self.sums[1] - self.known) / (n + self.damping[1])
+        self.known, products = self._sum(
+            lambda items, first, last: damp_users(
+                self.ratings.indptr,
+                self.ratings.indices,
+                self.sums[0],
+                self.values[1],
+                self.values[0],
+                items,
+                first,
+                last,
+                self.damping[0],
+            )
+        )
+        noise = self._noise(products)
+        for side in (0, 1):
+            rated = self.counts[side] > 0
+            variance = noise / (self.counts[side][rated] + self.damping[side])
+            spread = float((self.values[side][rated] ** 2 + variance).mean())
+            wanted = noise / spread if spread > 0 else MOST_DAMPING
+            self.damping[side] = min(max(wanted, LEAST_DAMPING), MOST_DAMPING)
+
+    def _noise(self, products: float) -> float:
+        """Return the mean square of what biases leave of the ratings, given the sum of b_u c_i."""
+        squared = self.squares + 2 * products
+        freedom = 0.0
+        for n, sums, values, damping in zip(
+            self.counts, self.sums, self.values, self.damping, strict=True
+        ):
+            squared += float(values @ (n * values - 2 * sums))
+            freedom += float((n / (n + damping)).sum())
+        nnz = self.ratings.nnz
+        # Where biases leave nothing, rounding can make it less.
+        return max(squared, 0.0) / max(nnz - freedom, 0.05 * nnz)
+
+    def _sum(
+        self, kernel: Callable[[NDArray[np.float64], int, int], float]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Add up what a kernel finds for each range of users, in a fixed order."""
+        of_items = np.zeros((len(self.ranges), self.ratings.shape[1]))
+        totals = [0.0] * len(self.ranges)
+
+        def work(number: int) -> None:
+            totals[number] = kernel(of_items[number], *self.ranges[number])
+
+        run_pieces([partial(work, number) for number in range(len(self.ranges))], self.n_threads)
+        return of_items[0] if len(of_items) == 1 else of_items.sum(axis=0), sum(totals)

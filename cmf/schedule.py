@@ -169,7 +169,11 @@ class Schedule:
         """Find out how strongly each row is regularized, and make the records."""
         if self.by_default and self.parameters.biases:
             self.biases = biases_of_loss(
-                ratings, self.parameters.loss_function, global_mean, self.scale.spread
+                ratings,
+                self.parameters.loss_function,
+                global_mean,
+                self.scale.spread,
+                self.parameters.n_threads,
             )
         counts = [
             np.maximum(count, 1).astype(np.float64)

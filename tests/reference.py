@@ -307,31 +307,31 @@ def sum_squares(rows):
 # --- biases -------------------------------------------------------------------------------------
 
 
-def sum_residuals(
-    indptr,
-    indices,
-    ratings,
-    user_biases,
-    item_biases,
-    user_sums,
-    item_sums,
-    first,
-    last,
-    global_mean,
-):
-    """Write or add the sums of residuals over rows first to last - 1; return that of squares."""
+def sum_deviations(indptr, indices, ratings, user_sums, item_sums, first, last, global_mean):
+    """Write or add the sums of deviations over rows first to last - 1; return that of squares."""
     squares = []
     for u in range(first, last):
-        residuals = {}
-        for j in range(int(indptr[u]), int(indptr[u + 1])):
-            i = int(indices[j])
-            known = global_mean + float(user_biases[u]) + float(item_biases[i])
-            residuals[i] = float(ratings[j]) - known
-        user_sums[u] = math.fsum(residuals.values())
-        for i, residual in residuals.items():
-            item_sums[i] += residual
-        squares += [residual * residual for residual in residuals.values()]
+        deviations = [float(ratings[j]) - global_mean for j in range(indptr[u], indptr[u + 1])]
+        user_sums[u] = math.fsum(deviations)
+        for i, deviation in zip(indices[indptr[u] : indptr[u + 1]], deviations, strict=True):
+            item_sums[i] += deviation
+        squares += [deviation * deviation for deviation in deviations]
     return math.fsum(squares)
+
+
+def damp_users(
+    indptr, indices, user_sums, item_biases, user_biases, item_sums, first, last, damping
+):
+    """Write damped means of rows first to last - 1, add them by column; return Σ b_u c_i."""
+    products = []
+    for u in range(first, last):
+        rated = [int(i) for i in indices[indptr[u] : indptr[u + 1]]]
+        left = [user_sums[u], *(-float(item_biases[i]) for i in rated)]
+        user_biases[u] = math.fsum(left) / (len(rated) + damping) if rated else 0.0
+        for i in rated:
+            item_sums[i] += user_biases[u]
+            products.append(user_biases[u] * item_biases[i])
+    return math.fsum(products)
 
 
 # --- predict ------------------------------------------------------------------------------------

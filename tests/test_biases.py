@@ -112,17 +112,24 @@ def test_biases_of_float32_ratings_are_those_of_double():
     np.testing.assert_array_equal(single.items, double.items)
 
 
-def test_order_inside_rows_and_size_of_parts_do_not_matter(monkeypatch):
-    table = random_table()
+def test_size_of_tasks_hardly_matters_and_threads_do_not(monkeypatch):
+    table = random_table(60)
     whole = damped_biases(checked(table), 3.0)
-    monkeypatch.setattr(
-        biases_module,
-        "row_ranges",
-        lambda indptr, n: [(u, u + 1) for u in range(indptr.shape[0] - 1)],
-    )
-    cut = damped_biases(checked(table), 3.0)
-    np.testing.assert_allclose(cut.users, whole.users, rtol=1e-12, atol=1e-15)
-    assert cut.item_damping == pytest.approx(whole.item_damping, rel=1e-12)
+    monkeypatch.setattr(biases_module, "RATINGS_PER_TASK", 1)  # then four times the items
+    assert np.count_nonzero(table) > 3 * 4 * 20
+    cut = [damped_biases(checked(table), 3.0, n_threads) for n_threads in (1, 2, 5)]
+    np.testing.assert_allclose(cut[0].users, whole.users, rtol=1e-12, atol=1e-15)
+    assert cut[0].item_damping == pytest.approx(whole.item_damping, rel=1e-12)
+    for found in cut[1:]:
+        assert found.users.tobytes() == cut[0].users.tobytes()
+        assert found.items.tobytes() == cut[0].items.tobytes()
+        assert found.item_damping == cut[0].item_damping
+
+
+def test_biases_that_leave_nothing_are_damped_least():
+    b, c = np.arange(8.0)[:, None], np.arange(1.0, 7.0) ** 2
+    found = damped_biases(checked(b + c), float((b + c).mean()))
+    assert found.user_damping == found.item_damping == biases_module.LEAST_DAMPING
 
 
 def test_counts_of_users_and_items():

@@ -3,15 +3,24 @@ from numpy.typing import NDArray
 
 from cmf._typing import FloatArray, IndexArray
 
-def sum_residuals(
+def sum_deviations(
     indptr: NDArray[int64],
     indices: IndexArray,
     ratings: FloatArray,
-    user_biases: NDArray[float64],
-    item_biases: NDArray[float64],
     user_sums: NDArray[float64],
     item_sums: NDArray[float64],
     first: int,
     last: int,
     global_mean: float,
+) -> float: ...
+def damp_users(
+    indptr: NDArray[int64],
+    indices: IndexArray,
+    user_sums: NDArray[float64],
+    item_biases: NDArray[float64],
+    user_biases: NDArray[float64],
+    item_sums: NDArray[float64],
+    first: int,
+    last: int,
+    damping: float,
 ) -> float: ...
