@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,10 @@ __all__ = ["Team", "available_cpus", "thread_count"]
 
 VARIABLE = "CMF_NUM_THREADS"
 CGROUP = Path("/sys/fs/cgroup")
+
+# Microseconds.
+SHORT_SLEEP = 50
+LONGEST_START = 5000
 
 Task = Callable[[int, int], None]
 
@@ -78,7 +83,7 @@ class Team:
             if thread.ident is not None:
                 thread.join()
 
-    def run_grid(self, task: Task, n: int) -> None:
+    def run_grid(self, task: Task, n: int, meanwhile: Callable[[], None] | None = None) -> None:
         """Run ``task(group, strip)`` for all groups and strips from 0 to ``n - 1``.
 
         The blocks of one group run one after the other, beginning with the strip of the group's
@@ -93,6 +98,9 @@ class Team:
             is raised here, and so is Ctrl-C, once every thread has finished the task it was in.
         n : int
             Number of groups and of strips.
+        meanwhile : callable, optional
+            What the calling thread does while others run the tasks. With one thread it is not
+            called.
         """
         n_workers = min(self.n_threads, n)
         if n_workers <= 1:
@@ -105,6 +113,9 @@ class Team:
         try:
             for _ in range(n_workers):
                 self.orders.put(schedule)
+            if meanwhile is not None:
+                schedule.let_begin(n_workers)
+                meanwhile()
             self._wait_for(schedule)
         except BaseException:
             schedule.stopped = True
@@ -161,6 +172,16 @@ class _Schedule:
         """Tell whether every thread that came has left, and those that still come leave at once."""
         at_an_end = self.stopped or min(self.rounds_done) == self.n
         return at_an_end and len(self.left) == len(self.came)
+
+    def let_begin(self, n_workers: int) -> None:
+        """Sleep until all threads have come, a few milliseconds at most.
+
+        They cannot begin while another thread is at work in the interpreter.
+        """
+        for _ in range(LONGEST_START // SHORT_SLEEP):
+            if len(self.came) >= n_workers:
+                return
+            time.sleep(SHORT_SLEEP * 1e-6)
 
     def work(self) -> None:
         """Do one block after the other until none is left."""

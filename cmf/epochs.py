@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,14 @@ class _Kernel(Protocol):
         ...
 
 
+class _Plan(NamedTuple):
+    """The rows of each group of a grid in one epoch, and the positions that each call visits."""
+
+    epoch: int
+    groups: list[NDArray[np.int64]]
+    calls: list[list[tuple[int, int]]]
+
+
 class _Shuffled:
     """Epochs over users in random order, block by block of a grid."""
 
@@ -132,26 +140,31 @@ class _Shuffled:
         self.seed = seed
         self.team = team
         self.kernel = kernel
+        self.n_factors = parameters.n_factors
         self.grid = make_grid(ratings, parameters.n_factors, team.n_threads)
         self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
+        self.plan: _Plan | None = None
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Visit every rating once and return the running sum of losses."""
         grid, n = self.grid, self.grid.n_strips
-        row_order = _row_order(self.seed, epoch, grid.ratings.shape[0], self.together)
-        groups = [row_order[first:last] for first, last in pairwise(grid.groups(row_order))]
-        calls = [self._calls(rows, factors.n_factors) for rows in groups]
+        plan = self.plan
+        if plan is None or plan.epoch != epoch:
+            plan = self._make_plan(epoch)
         kernel = self.kernel(grid, factors, schedule, epoch)
         losses = np.zeros((n, n))
 
         def train_block(group: int, strip: int) -> None:
-            for first, last in calls[group]:
-                losses[group, strip] += kernel.visit(groups[group], first, last, strip)
+            for first, last in plan.calls[group]:
+                losses[group, strip] += kernel.visit(plan.groups[group], first, last, strip)
             if (strip - group) % n == n - 1:  # the last group to visit this strip
                 kernel.settle(*grid.bounds[strip : strip + 2])
 
+        def plan_next() -> None:
+            self.plan = self._make_plan(epoch + 1)
+
         try:
-            self.team.run_grid(train_block, n)
+            self.team.run_grid(train_block, n, plan_next)
         except BaseException:  # the factors are of use, whatever it was
             kernel.settle(0, factors.n_items)
             raise
@@ -160,14 +173,21 @@ class _Shuffled:
     def settle(self, factors: Factors) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
 
-    def _calls(self, rows: NDArray[np.int64], n_factors: int) -> list[tuple[int, int]]:
+    def _make_plan(self, epoch: int) -> _Plan:
+        """Deal the rows to groups, and find the kernel calls of each."""
+        grid = self.grid
+        order = _row_order(self.seed, epoch, grid.ratings.shape[0], self.together)
+        groups = [order[first:last] for first, last in pairwise(grid.groups(order))]
+        return _Plan(epoch, groups, [self._calls(rows) for rows in groups])
+
+    def _calls(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
         """Cut some rows into kernel calls that Ctrl-C does not have to wait for."""
         grid, ratings = self.grid, self.grid.ratings
         if rows.shape[0] == 0:
             return []
-        if fits_one_call(ratings.nnz // grid.n_strips, n_factors):
+        if fits_one_call(ratings.nnz // grid.n_strips, self.n_factors):
             return [(0, rows.shape[0])]
-        return list(row_ranges(ratings.indptr, n_factors, rows))
+        return list(row_ranges(ratings.indptr, self.n_factors, rows))
 
 
 class _Interleaved:

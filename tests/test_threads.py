@@ -285,6 +285,46 @@ def test_a_team_runs_one_grid_after_the_other_with_the_same_threads():
     assert {ident for n, ident in used if n == 1} == {threading.get_ident()}
 
 
+def test_the_caller_does_its_own_work_while_others_run_tasks():
+    came, at_work, done = [], threading.Event(), threading.Event()
+
+    def task(group, strip):
+        at_work.set()
+        assert done.wait(30)
+
+    def meanwhile():
+        assert at_work.wait(30)
+        came.append(threading.get_ident())
+        done.set()
+
+    with _threads.Team(2) as team:
+        team.run_grid(task, 3, meanwhile)
+        assert came == [threading.get_ident()]
+        team.run_grid(task, 1, meanwhile)  # in the calling thread itself
+    with _threads.Team(1) as team:
+        team.run_grid(task, 3, meanwhile)
+    assert len(came) == 1
+
+
+def test_an_error_of_the_callers_own_work_ends_the_grid():
+    finished = []
+
+    def task(group, strip):
+        time.sleep(0.05)
+        finished.append((group, strip))
+
+    def meanwhile():
+        raise LookupError("of its own")
+
+    with _threads.Team(2) as team:
+        with pytest.raises(LookupError, match="of its own"):
+            team.run_grid(task, 8, meanwhile)
+        ended = len(finished)
+        assert ended < 64
+        time.sleep(0.1)
+        assert len(finished) == ended
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 def test_an_error_in_a_task_ends_the_grid_and_reaches_the_caller(n_threads):
     done = []
