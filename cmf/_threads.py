@@ -62,11 +62,13 @@ class Team:
 
     Parameters
     ----------
-    n_threads : int
-        Threads to use. With one, everything runs in the calling thread.
+    n_threads : int or None
+        Threads to use, as `thread_count` reads it when the first grid of several groups wants to
+        know: a look at the CPUs takes as long as a small epoch. With one, everything runs in the
+        calling thread.
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int | None) -> None:
         self.n_threads = n_threads
         self.pid = 0
         self.threads: list[threading.Thread] = []
@@ -102,7 +104,9 @@ class Team:
             What the calling thread does while others run the tasks. With one thread it is not
             called.
         """
-        n_workers = min(self.n_threads, n)
+        if n > 1:
+            self.n_threads = thread_count(self.n_threads)
+        n_workers = min(self.n_threads or 1, n)
         if n_workers <= 1:
             for done in range(n):
                 for group in range(n):

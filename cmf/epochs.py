@@ -402,6 +402,9 @@ def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray
     Runs of `together` rows stay in one piece, in ascending order; the last may be shorter.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
-    runs: NDArray[np.int64] = generator.permutation(-(-n_rows // together)).astype(np.int64)
+    runs: NDArray[np.int64] = generator.permutation(-(-n_rows // together))
+    runs = runs.astype(np.int64, copy=False)
+    if together == 1:
+        return runs
     order = (runs[:, None] * together + np.arange(together)).ravel()
     return order[order < n_rows]

@@ -95,7 +95,8 @@ def initialize(
             factors[...] = starts[side]
         else:
             tasks += _drawing_tasks(factors, counts[side] > 0, draw, generators[side])
-    run_pieces(tasks, parameters.n_threads)
+    little = P.size + Q.size <= DRAWN_AT_ONCE
+    run_pieces(tasks, 1 if little else parameters.n_threads)
     return Factors(
         P,
         Q,

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
@@ -422,6 +422,7 @@ class MatrixFactorization:
     # --- parameters, as scikit-learn wants them -----------------------------------------------
 
     @classmethod
+    @cache  # to read a signature takes longer than a small epoch
     def _parameter_names(cls) -> list[str]:
         return sorted(name for name in inspect.signature(cls.__init__).parameters if name != "self")
 

@@ -26,7 +26,7 @@ from cmf._parameters import Parameters, check_float
 from cmf._ranges import row_ranges
 from cmf._rows import padded_numbers
 from cmf._state import HISTORY_COLUMNS, Factors
-from cmf._threads import Team, thread_count
+from cmf._threads import Team
 from cmf._typing import FloatArray, RatingsLike
 from cmf.epochs import make_epochs
 from cmf.exceptions import DivergenceError
@@ -290,7 +290,7 @@ def train(
     last_epoch = first_epoch + n_epochs - 1
     with (
         _Progress(parameters.verbose, n_epochs) as progress,
-        Team(thread_count(parameters.n_threads)) as team,
+        Team(parameters.n_threads) as team,
     ):
         epochs = make_epochs(ratings, parameters, seed, team)
         measures = _Measures(ratings, validation, parameters, schedule)
