@@ -357,7 +357,7 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
     VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * NAME(stride_)(job, n_blocks, held));
     REAL *item_bias = job->item_biases + i;
     REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
-    VECTOR kept[CMF_MAX_KEPT];
+    VECTOR kept[CMF_MAX_HELD_BLOCKS * PER_BLOCK];
 
     NAME(fetch_items_)(job, n_blocks, held, position, ahead);
     if (scaled) NAME(keep_scale_)(job, item, n_blocks, i);
