@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from cmf._checks import CheckedRatings
 from cmf._kernels.csr import count_columns
 from cmf._pieces import run_pieces
+from cmf._ranges import ratings_per_task
 from cmf._rows import too_large
 
 __all__ = ["rating_counts"]
-
-# Ratings that one task counts: about a millisecond.
-COUNTED_AT_ONCE = 2**20
 
 
 def rating_counts(
@@ -41,8 +39,7 @@ def rating_counts(
         If there is no room for a number of each item.
     """
     n_items = ratings.shape[1]
-    # A task has counts of its own, which must be few beside what it counts.
-    at_once = max(COUNTED_AT_ONCE, 4 * n_items)
+    at_once = ratings_per_task(n_items)
     starts = range(0, max(ratings.nnz, 1), at_once)
     try:
         parts = np.zeros((len(starts), n_items), dtype=np.int64)

@@ -7,16 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fits_one_call", "row_ranges"]
+__all__ = ["fits_one_call", "ratings_per_task", "row_ranges"]
 
 # One call visits about this many factors at most, some tens of milliseconds, so that Ctrl-C, which
 # Python looks at between calls, is answered soon.
 FACTORS_PER_CALL = 2**26
+# One task of a pass that reads no factors visits so many ratings, a millisecond or a few.
+RATINGS_PER_TASK = 2**20
 
 
 def fits_one_call(n_ratings: int, n_factors: int) -> bool:
     """Tell whether so many visits may be one kernel call."""
     return n_ratings * n_factors <= FACTORS_PER_CALL
+
+
+def ratings_per_task(n_items: int) -> int:
+    """Return how many ratings a task visits that adds up a number of its own for each item.
+
+    These numbers must be few beside what it visits.
+    """
+    return max(RATINGS_PER_TASK, 4 * n_items)
 
 
 def row_ranges(

@@ -101,8 +101,8 @@ class Team:
         n : int
             Number of groups and of strips.
         meanwhile : callable, optional
-            What the calling thread does while others run the tasks. With one thread it is not
-            called.
+            What the calling thread does while others run the tasks; not called where it runs them
+            itself.
         """
         if n > 1:
             self.n_threads = thread_count(self.n_threads)

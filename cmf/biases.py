@@ -14,14 +14,12 @@ from cmf._checks import CheckedRatings
 from cmf._counts import rating_counts
 from cmf._kernels.biases import damp_users, sum_deviations
 from cmf._pieces import run_pieces
-from cmf._ranges import row_ranges
+from cmf._ranges import ratings_per_task, row_ranges
 from cmf.objectives import link
 
 __all__ = ["DampedBiases", "biases_of_loss", "damped_biases"]
 
 N_PASSES = 10
-# Ratings that one task visits: a few milliseconds.
-RATINGS_PER_TASK = 2**20
 FIRST_DAMPING = 5.0
 LEAST_DAMPING, MOST_DAMPING = 0.1, 1e4
 # Losses that bound the pull of outliers start from ratings within so many spreads of the middle.
@@ -138,8 +136,7 @@ class _Estimate:
         n_users, n_items = ratings.shape
         self.ratings = ratings
         self.n_threads = n_threads
-        # A task has sums of items of its own, which must be few beside what it visits.
-        per_task = max(RATINGS_PER_TASK, 4 * n_items)
+        per_task = ratings_per_task(n_items)
         self.ranges = list(row_ranges(ratings.indptr, 1, factors_per_call=per_task))
         self.counts = rating_counts(ratings, n_threads)
         self.values = [np.zeros(n_users), np.zeros(n_items)]
@@ -189,7 +186,11 @@ class _Estimate:
             self.damping[side] = min(max(wanted, LEAST_DAMPING), MOST_DAMPING)
 
     def _noise(self, products: float) -> float:
-        """Return the mean square of what biases leave of the ratings, given the sum of b_u c_i."""
+        """Return the mean square of what biases leave of the ratings, given the sum of b_u c_i.
+
+        No pass is needed: with d = r - mean, the sum of (d - b - c)² is that of d² + 2 b c, and for
+        each row of either side with n ratings, bias v and sum s of d, of v (n v - 2 s).
+        """
         squared = self.squares + 2 * products
         freedom = 0.0
         for n, sums, values, damping in zip(

@@ -26,9 +26,9 @@ from cmf.objectives import start_value
 
 __all__ = ["initialize", "mean_of"]
 
-# One task draws rows of about this many numbers, a few milliseconds, with a generator of its own;
+# One task draws rows of about this many numbers, a few milliseconds, with a generator of its own.
 DRAWN_AT_ONCE = 2**20
-# in blocks of about this many, which stay in a cache meanwhile.
+# It draws them in blocks of about this many, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**16
 N_QUANTILES = 2**16
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 import cmf
+from cmf import _ranges
 from cmf import biases as biases_module
 from cmf._checks import check_ratings
 from cmf._counts import rating_counts
@@ -115,7 +116,7 @@ def test_biases_of_float32_ratings_are_those_of_double():
 def test_size_of_tasks_hardly_matters_and_threads_do_not(monkeypatch):
     table = random_table(60)
     whole = damped_biases(checked(table), 3.0)
-    monkeypatch.setattr(biases_module, "RATINGS_PER_TASK", 1)  # then four times the items
+    monkeypatch.setattr(_ranges, "RATINGS_PER_TASK", 1)  # then four times the items
     assert np.count_nonzero(table) > 3 * 4 * 20
     cut = [damped_biases(checked(table), 3.0, n_threads) for n_threads in (1, 2, 5)]
     np.testing.assert_allclose(cut[0].users, whole.users, rtol=1e-12, atol=1e-15)

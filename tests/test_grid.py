@@ -10,7 +10,7 @@ import reference
 from scipy import sparse
 
 import cmf
-from cmf import _counts, epochs
+from cmf import _ranges, epochs
 from cmf import grid as grid_module
 from cmf._checks import check_ratings
 from cmf.grid import make_grid
@@ -50,7 +50,7 @@ def blocks_of(grid, row_order):
 def test_tasks_of_any_size_make_the_same_grid(little_work, monkeypatch, n_threads):
     ratings = ratings_of()
     whole = make_grid(ratings, n_factors=8)
-    monkeypatch.setattr(_counts, "COUNTED_AT_ONCE", 7)  # then as many as four times the items
+    monkeypatch.setattr(_ranges, "RATINGS_PER_TASK", 7)  # then as many as four times the items
     monkeypatch.setattr(grid_module, "CUT_AT_ONCE", 50)
     assert ratings.nnz > 8 * 40
     cut = make_grid(ratings, n_factors=8, n_threads=n_threads)

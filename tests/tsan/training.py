@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 import cmf
-from cmf import _counts, _threads, biases, config, grid, initialization
+from cmf import _ranges, _threads, config, grid, initialization
 from cmf._kernels.interleaved import highest_level
 
 OPTIONS = ({}, {"loss_function": "huber"}, {"implicit": True})
@@ -28,7 +28,7 @@ def main() -> None:
         _threads._Schedule._ready = any_group
     # A grid and several tasks for little work: code that is watched is slow.
     grid.LEAST_WORK = 2**12
-    grid.CUT_AT_ONCE = _counts.COUNTED_AT_ONCE = biases.RATINGS_PER_TASK = 2**12
+    grid.CUT_AT_ONCE = _ranges.RATINGS_PER_TASK = 2**12
     initialization.DRAWN_AT_ONCE = 2**11
     ratings = cmf.datasets.make_ratings(600, 300, 40_000, random_state=0, dtype="float32").ratings
     validation = cmf.datasets.make_ratings(600, 300, 2_000, random_state=1, dtype="float32").ratings
