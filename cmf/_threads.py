@@ -1,4 +1,4 @@
-"""How many threads, and who runs the blocks.
+"""How many threads, and what they do together.
 
 Threads are made for one call and joined before it returns: none outlives it, so that a fork after
 it is safe. They run kernels that have released the GIL; there is no OpenMP runtime.
@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +19,6 @@ __all__ = ["Team", "available_cpus", "thread_count"]
 
 VARIABLE = "CMF_NUM_THREADS"
 CGROUP = Path("/sys/fs/cgroup")
-
-# Microseconds.
-SHORT_SLEEP = 50
-LONGEST_START = 5000
-
-Task = Callable[[int, int], None]
 
 
 def thread_count(n_threads: int | None) -> int:
@@ -56,14 +49,14 @@ def available_cpus() -> int:
 
 
 class Team:
-    """Threads that go through grids of blocks together, one grid after the other.
+    """Threads that do one piece of work after the other, together with the calling thread.
 
-    They are made when the first grid needs them and joined at the end of the ``with`` statement.
+    They are made when the first piece needs them and joined at the end of the ``with`` statement.
 
     Parameters
     ----------
     n_threads : int or None
-        Threads to use, as `thread_count` reads it when the first grid of several groups wants to
+        Threads to use, as `thread_count` reads it when the first piece for several threads wants to
         know: a look at the CPUs takes as long as a small epoch. With one, everything runs in the
         calling thread.
     """
@@ -72,8 +65,7 @@ class Team:
         self.n_threads = n_threads
         self.pid = 0
         self.threads: list[threading.Thread] = []
-        self.orders: SimpleQueue[_Schedule | None] = SimpleQueue()
-        self.done: SimpleQueue[None] = SimpleQueue()
+        self.orders: SimpleQueue[_Order | None] = SimpleQueue()
 
     def __enter__(self) -> Team:
         return self
@@ -85,151 +77,113 @@ class Team:
             if thread.ident is not None:
                 thread.join()
 
-    def run_grid(self, task: Task, n: int, meanwhile: Callable[[], None] | None = None) -> None:
-        """Run ``task(group, strip)`` for all groups and strips from 0 to ``n - 1``.
-
-        The blocks of one group run one after the other, beginning with the strip of the group's
-        own number and going up, behind the last to the first; so do those of one strip, by falling
-        groups. All else may run at once: tasks of different groups and different strips must not
-        touch each other's data. What the tasks compute does not depend on the number of threads.
+    def run(
+        self,
+        work: Callable[[int], None],
+        stop: Callable[[], None],
+        most: int,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Call ``work(0)``, and in other threads ``work(1)`` and so on, at once.
 
         Parameters
         ----------
-        task : callable
-            Called with the numbers of group and strip. The first exception that any of them raises
-            is raised here, and so is Ctrl-C, once every thread has finished the task it was in.
-        n : int
-            Number of groups and of strips.
+        work : callable
+            Takes the number of the worker. A thread that is late is left out: each call must go on
+            until all is done, whoever does it.
+        stop : callable
+            Makes all calls of `work` return soon. It is called when any of them has raised an
+            exception, which is raised here, Ctrl-C included, when none runs any more.
+        most : int
+            More workers than this are of no use.
         meanwhile : callable, optional
-            What the calling thread does while others run the tasks; not called where it runs them
-            itself.
+            What another thread than the caller's does before it takes part in the work, if there
+            is one.
         """
-        if n > 1:
+        if most > 1:
             self.n_threads = thread_count(self.n_threads)
-        n_workers = min(self.n_threads or 1, n)
+        n_workers = min(self.n_threads or 1, most)
         if n_workers <= 1:
-            for done in range(n):
-                for group in range(n):
-                    task(group, (group + done) % n)
+            work(0)
             return
-        schedule = _Schedule(task, n)
-        self._start(n_workers)
+        order = _Order(work, stop, n_workers, meanwhile)
+        self._start(n_workers - 1)
         try:
-            for _ in range(n_workers):
-                self.orders.put(schedule)
-            if meanwhile is not None:
-                schedule.let_begin(n_workers)
-                meanwhile()
-            self._wait_for(schedule)
+            for _ in range(n_workers - 1):
+                self.orders.put(order)
+            work(0)
+            order.wait()
         except BaseException:
-            schedule.stopped = True
-            self._wait_for(schedule)
+            stop()
+            order.wait()
             raise
-        if schedule.errors:
-            raise schedule.errors[0]
+        if order.errors:
+            raise order.errors[0]
 
-    def _wait_for(self, schedule: _Schedule) -> None:
-        """Wait until no thread is at work on a schedule, and none will be."""
-        while not schedule.is_over():
-            # Waiting without an end would keep Ctrl-C waiting too on some systems.
-            with suppress(Empty):
-                self.done.get(timeout=0.1)
-
-    def _start(self, n_workers: int) -> None:
+    def _start(self, n_threads: int) -> None:
         """Make threads that are still missing; all, in a process that was forked meanwhile."""
         if self.pid != os.getpid():
             self.pid = os.getpid()
-            self.threads, self.orders, self.done = [], SimpleQueue(), SimpleQueue()
-        while len(self.threads) < n_workers:
-            thread = threading.Thread(target=_work, args=(self.orders, self.done), daemon=True)
+            self.threads, self.orders = [], SimpleQueue()
+        while len(self.threads) < n_threads:
+            thread = threading.Thread(target=_take_part, args=(self.orders,), daemon=True)
             self.threads.append(thread)
             thread.start()
 
 
-def _work(orders: SimpleQueue[_Schedule | None], done: SimpleQueue[None]) -> None:
-    """Take part in every schedule that is ordered, until None is."""
-    while (schedule := orders.get()) is not None:
-        schedule.work()
-        done.put(None)
+class _Order:
+    """A piece of work, and who is at it besides the caller."""
 
-
-class _Schedule:
-    """Which block of a grid is next, and what went wrong.
-
-    In round t group g is to meet strip (g + t) mod n. It may as soon as it has finished the round
-    before, and so has group g + 1, which had that strip then.
-    """
-
-    def __init__(self, task: Task, n: int) -> None:
-        self.task = task
-        self.n = n
-        self.rounds_taken = [0] * n
-        self.rounds_done = [0] * n
-        self.changed = threading.Condition(threading.Lock())
-        self.stopped = False
+    def __init__(
+        self,
+        work: Callable[[int], None],
+        stop: Callable[[], None],
+        n_workers: int,
+        meanwhile: Callable[[], None] | None,
+    ) -> None:
+        self.work = work
+        self.stop = stop
+        self.meanwhile = meanwhile
         self.errors: list[BaseException] = []
-        # Threads by their numbers; to append to a list takes no lock.
-        self.came: list[int] = []
-        self.left: list[int] = []
+        self.lock = threading.Lock()
+        self.numbers = list(range(n_workers - 1, 0, -1))
+        self.closed = False
+        self.n_at_work = 0
+        self.left: SimpleQueue[None] = SimpleQueue()
 
-    def is_over(self) -> bool:
-        """Tell whether every thread that came has left, and those that still come leave at once."""
-        at_an_end = self.stopped or min(self.rounds_done) == self.n
-        return at_an_end and len(self.left) == len(self.came)
-
-    def let_begin(self, n_workers: int) -> None:
-        """Sleep until all threads have come, a few milliseconds at most.
-
-        They cannot begin while another thread is at work in the interpreter.
-        """
-        for _ in range(LONGEST_START // SHORT_SLEEP):
-            if len(self.came) >= n_workers:
+    def take_part(self) -> None:
+        """Do what another worker has to do, unless the work is over."""
+        with self.lock:
+            if self.closed:
                 return
-            time.sleep(SHORT_SLEEP * 1e-6)
-
-    def work(self) -> None:
-        """Do one block after the other until none is left."""
-        self.came.append(threading.get_ident())
+            self.n_at_work += 1
+            number = self.numbers.pop()
         try:
-            group = self._next(None)
-            while group is not None:
-                self.task(group, (group + self.rounds_done[group]) % self.n)
-                group = self._next(group)
+            if number == 1 and self.meanwhile is not None:
+                self.meanwhile()
+            self.work(number)
         except BaseException as error:
             self.errors.append(error)
-            self.stopped = True
-            with self.changed:
-                self.changed.notify_all()
+            self.stop()
         finally:
-            self.left.append(threading.get_ident())
+            with self.lock:
+                self.n_at_work -= 1
+            self.left.put(None)
 
-    def _next(self, finished: int | None) -> int | None:
-        """Note that a group has finished a round, and take the next block there is; wait for it."""
-        with self.changed:
-            if finished is not None:
-                self.rounds_done[finished] += 1
-                self.changed.notify_all()
-            while not self.stopped:
-                group = self._ready()
-                if group is not None:
-                    self.rounds_taken[group] += 1
-                    return group
-                if min(self.rounds_taken) == self.n:
-                    break
-                self.changed.wait()
-            return None
+    def wait(self) -> None:
+        """Let nobody begin any more, and wait for those who have."""
+        with self.lock:
+            self.closed = True
+        while self.n_at_work:
+            # Waiting without an end would keep Ctrl-C waiting too on some systems.
+            with suppress(Empty):
+                self.left.get(timeout=0.1)
 
-    def _ready(self) -> int | None:
-        """Return the group, among those that may go on, that is furthest behind."""
-        found, least = None, self.n
-        for group, rounds in enumerate(self.rounds_taken):
-            if (
-                rounds < least
-                and self.rounds_done[group] == rounds
-                and self.rounds_done[group + 1 - self.n] >= rounds
-            ):
-                found, least = group, rounds
-        return found
+
+def _take_part(orders: SimpleQueue[_Order | None]) -> None:
+    """Take part in everything that is ordered, until None is."""
+    while (order := orders.get()) is not None:
+        order.take_part()
 
 
 def _inside_joblib() -> bool:

@@ -16,6 +16,7 @@ from cmf._kernels.general import general_epoch
 from cmf._kernels.implicit import SCRATCH_ROWS, implicit_epoch
 from cmf._kernels.interleaved import interleaved_epoch, settle_rows
 from cmf._kernels.sgd import sgd_epoch
+from cmf._kernels.walk import Walk
 from cmf._parameters import Parameters
 from cmf._ranges import fits_one_call, row_ranges
 from cmf._rows import zero_rows
@@ -33,6 +34,8 @@ __all__ = ["Epochs", "make_epochs"]
 # order comes in time, which saves a tenth of an epoch.
 MOST_CACHED = 2**22
 ROWS_TOGETHER = 64
+# The calling thread lets Python look for Ctrl-C about so often, in seconds of all processors.
+PATIENCE = 0.05
 
 
 class Epochs(Protocol):
@@ -107,23 +110,24 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
 
 
 class _Kernel(Protocol):
-    """What visits one block of a grid, with the steps of one epoch."""
+    """What visits the blocks of a grid, with the steps of one epoch."""
 
-    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
-        """Visit a strip of the rows at some positions; return the sum of the losses."""
+    def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
+        """Visit blocks of the rows in this order; False: not all yet, call again."""
         ...
 
-    def settle(self, first: int, last: int) -> None:
-        """Finish the rows of some items."""
+    def settle(self) -> None:
+        """Finish the rows of all items, wherever the visits have ended."""
         ...
 
 
 class _Plan(NamedTuple):
-    """The rows of each group of a grid in one epoch, and the positions that each call visits."""
+    """The order of the rows in one epoch, and how it is cut into kernel calls, as `Walk` has it."""
 
     epoch: int
-    groups: list[NDArray[np.int64]]
-    calls: list[list[tuple[int, int]]]
+    rows: NDArray[np.int64]
+    calls: NDArray[np.int64]
+    group_calls: NDArray[np.int64]
 
 
 class _Shuffled:
@@ -147,47 +151,42 @@ class _Shuffled:
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
         """Visit every rating once and return the running sum of losses."""
-        grid, n = self.grid, self.grid.n_strips
         plan = self.plan
         if plan is None or plan.epoch != epoch:
             plan = self._make_plan(epoch)
-        kernel = self.kernel(grid, factors, schedule, epoch)
-        losses = np.zeros((n, n))
+        kernel = self.kernel(self.grid, factors, schedule, epoch)
+        blocks = Walk(self.grid.n_strips, plan.calls, plan.group_calls, PATIENCE)
 
-        def train_block(group: int, strip: int) -> None:
-            for first, last in plan.calls[group]:
-                losses[group, strip] += kernel.visit(plan.groups[group], first, last, strip)
-            if (strip - group) % n == n - 1:  # the last group to visit this strip
-                kernel.settle(*grid.bounds[strip : strip + 2])
+        def work(worker: int) -> None:
+            while not kernel.visit(blocks, worker, plan.rows):
+                pass  # the interpreter has looked for signals
 
         def plan_next() -> None:
             self.plan = self._make_plan(epoch + 1)
 
         try:
-            self.team.run_grid(train_block, n, plan_next)
+            self.team.run(work, blocks.stop, self.grid.n_strips, plan_next)
         except BaseException:  # the factors are of use, whatever it was
-            kernel.settle(0, factors.n_items)
+            kernel.settle()
             raise
-        return math.fsum(losses.flat)
+        return math.fsum(blocks.losses)
 
     def settle(self, factors: Factors) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
 
     def _make_plan(self, epoch: int) -> _Plan:
-        """Deal the rows to groups, and find the kernel calls of each."""
-        grid = self.grid
-        order = _row_order(self.seed, epoch, grid.ratings.shape[0], self.together)
-        groups = [order[first:last] for first, last in pairwise(grid.groups(order))]
-        return _Plan(epoch, groups, [self._calls(rows) for rows in groups])
-
-    def _calls(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Cut some rows into kernel calls that Ctrl-C does not have to wait for."""
+        """Deal the rows to groups, and cut these into calls that Ctrl-C need not wait for."""
         grid, ratings = self.grid, self.grid.ratings
-        if rows.shape[0] == 0:
-            return []
-        if fits_one_call(ratings.nnz // grid.n_strips, self.n_factors):
-            return [(0, rows.shape[0])]
-        return list(row_ranges(ratings.indptr, self.n_factors, rows))
+        order = _row_order(self.seed, epoch, ratings.shape[0], self.together)
+        groups = grid.groups(order)
+        if fits_one_call(ratings.nnz // grid.n_groups, self.n_factors):
+            return _Plan(epoch, order, groups, np.arange(grid.n_groups + 1))
+        calls, group_calls = [0], [0]
+        for first, last in pairwise(groups.tolist()):
+            cut = [end for _, end in row_ranges(ratings.indptr, self.n_factors, order[first:last])]
+            calls += [first + end for end in cut] or [last]
+            group_calls.append(len(calls) - 1)
+        return _Plan(epoch, order, np.array(calls), np.array(group_calls))
 
 
 class _Interleaved:
@@ -200,13 +199,16 @@ class _Interleaved:
         self.level = simd_level()
         self.item_scales = np.ones_like(factors.item_biases)
         # Norms are kept by recurrence within an epoch, from what they are now.
-        self.settle(0, factors.n_items)
+        self.settle()
 
-    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
-        """Visit a strip of the rows at some positions; return the sum of squared errors."""
+    def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
+        """Visit blocks of the rows in this order; False: not all yet, call again."""
         grid, factors, steps = self.grid, self.factors, self.steps
         indices: Any = grid.ratings.indices
         return interleaved_epoch(
+            blocks,
+            worker,
+            grid.bounds,
             grid.cuts,
             indices,
             grid.ratings.values,
@@ -218,9 +220,6 @@ class _Interleaved:
             self.item_scales,
             steps.user_records,
             steps.item_records,
-            first,
-            last,
-            strip,
             grid.n_strips,
             self.level,
             factors.global_mean,
@@ -234,10 +233,11 @@ class _Interleaved:
             steps.gradient_weight,
         )
 
-    def settle(self, first: int, last: int) -> None:
+    def settle(self) -> None:
         """Multiply items by their scales and write down their norms."""
+        factors = self.factors
         settle_rows(
-            self.factors.item_factors, self.item_scales, self.steps.item_records, first, last
+            factors.item_factors, self.item_scales, self.steps.item_records, 0, factors.n_items
         )
 
 
@@ -265,12 +265,14 @@ class _General:
         # the user grows with every visit.
         self.together = schedule.adaptive
 
-    def visit(self, rows: NDArray[np.int64], first: int, last: int, strip: int) -> float:
-        """Visit a strip of the rows at some positions; return the sum of weighted losses."""
+    def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
+        """Visit blocks of the rows in this order; False: not all yet, call again."""
         grid, factors, steps = self.grid, self.factors, self.steps
         assert steps.user_records is not None
         assert steps.item_records is not None
         return general_epoch(
+            blocks,
+            worker,
             grid.cuts,
             grid.ratings.indices,
             grid.ratings.values,
@@ -282,9 +284,6 @@ class _General:
             factors.item_biases,
             steps.user_records,
             steps.item_records,
-            first,
-            last,
-            strip,
             grid.n_strips,
             self.level,
             self.loss,
@@ -302,7 +301,7 @@ class _General:
             self.together,
         )
 
-    def settle(self, first: int, last: int) -> None:
+    def settle(self) -> None:
         """Do nothing: rows are always what they stand for."""
 
 

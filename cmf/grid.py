@@ -1,10 +1,11 @@
 """Ratings cut into blocks that threads may train on at once without changing the result.
 
-Users are dealt to as many groups as there are strips of items, all of about the same number of
-ratings. In round t of an epoch group g trains on strip (g + t) mod n: the blocks of a round share
-neither users nor items, so that it does not matter who runs them, and when. After n rounds every
-group has met every strip. The grid depends on the ratings and the number of factors alone, never on
-the number of threads, and so does the result of training.
+Items are cut into n strips and users are dealt to m groups for every strip, all of about the same
+number of ratings. In round t of an epoch group g is at place (g + t) mod m n of a circle, where
+every m-th place is a strip: the blocks of a round share neither users nor items, so that it does
+not matter who runs them, and when. After m n rounds every group has met every strip. The grid
+depends on the ratings and the number of factors alone, never on the number of threads, and so does
+the result of training. With m above 1 threads share the end of an epoch more evenly.
 
 The scheme is that of R. Gemulla, P. J. Haas, E. Nijkamp, Y. Sismanis, "Large-scale matrix
 factorization with distributed stochastic gradient descent", KDD 2011.
@@ -21,7 +22,7 @@ from scipy import sparse
 
 from cmf._checks import CheckedRatings
 from cmf._counts import rating_counts
-from cmf._kernels.csr import cut_rows, first_unsorted
+from cmf._kernels.csr import cut_in_parts, cut_rows, first_unsorted
 from cmf._pieces import run_pieces
 from cmf._ranges import row_ranges
 
@@ -32,6 +33,7 @@ LEAST_WORK = 2**24
 # Ratings that a user should have in a strip: shorter visits cost more in turns than in steps.
 LEAST_VISIT = 32
 MOST_STRIPS = 32
+GROUPS_PER_STRIP = 4
 SORTED_AT_ONCE = 2**18
 # Ratings whose rows one task cuts: about a millisecond.
 CUT_AT_ONCE = 2**20
@@ -57,7 +59,7 @@ class Grid:
 
     @property
     def n_strips(self) -> int:
-        """Number of strips, also of groups and of rounds.
+        """Number of strips: as many blocks can be visited at once.
 
         Returns
         -------
@@ -65,6 +67,17 @@ class Grid:
             At least 1.
         """
         return int(self.bounds.shape[0]) - 1
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups of users, a multiple of `n_strips`.
+
+        Returns
+        -------
+        int
+            1 if there is one strip.
+        """
+        return GROUPS_PER_STRIP * self.n_strips if self.n_strips > 1 else 1
 
     def groups(self, row_order: NDArray[np.int64]) -> NDArray[np.int64]:
         """Deal rows to groups of about the same number of ratings.
@@ -76,13 +89,12 @@ class Grid:
 
         Returns
         -------
-        ndarray of shape (n_strips + 1,), int64
+        ndarray of shape (n_groups + 1,), int64
             Group g holds the rows at positions ``groups[g]`` to ``groups[g + 1] - 1``.
         """
-        if self.n_strips == 1:
-            return np.array([0, row_order.shape[0]])
-        ends = np.cumsum(np.diff(self.ratings.indptr)[row_order])
-        return _equal_parts(ends, self.n_strips)
+        groups = np.empty(self.n_groups + 1, dtype=np.int64)
+        cut_in_parts(self.ratings.indptr, row_order, groups)
+        return groups
 
 
 def make_grid(ratings: CheckedRatings, n_factors: int, n_threads: int | None = 1) -> Grid:
@@ -114,8 +126,8 @@ def make_grid(ratings: CheckedRatings, n_factors: int, n_threads: int | None = 1
     if first_unsorted(ratings.indptr, ratings.indices) >= 0:
         ratings = _sorted(ratings)
     _, of_items = rating_counts(ratings, n_threads)
-    bounds = _equal_parts(np.cumsum(of_items), n_strips)
-    bounds[-1] = n_items
+    bounds = np.empty(n_strips + 1, dtype=np.int64)
+    cut_in_parts(np.concatenate([[0], np.cumsum(of_items)]), None, bounds)
     cuts = np.empty(n_users * n_strips + 1, dtype=np.int64)
     tasks = [
         partial(
@@ -161,10 +173,3 @@ def _n_strips(n_ratings: int, n_users: int, n_factors: int) -> int:
         for_work *= 2
         work //= 8
     return max(4, min(for_work, n_ratings // (LEAST_VISIT * n_users)))
-
-
-def _equal_parts(ends: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
-    """Cut a sequence, of which the running total is given, into parts of about the same total."""
-    wanted = ends[-1] * np.arange(1, n_parts) / n_parts
-    inner = np.searchsorted(ends, wanted, side="left")
-    return np.concatenate([[0], inner, [ends.shape[0]]]).astype(np.int64)

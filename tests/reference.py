@@ -7,6 +7,8 @@ rule of training as it is stated, not as decay and gain; sums by `math.fsum`; so
 
 import math
 from collections import deque
+from fractions import Fraction
+from itertools import accumulate, pairwise
 
 # --- sgd ----------------------------------------------------------------------------------------
 
@@ -438,6 +440,17 @@ def first_unsorted(indptr, indices):
             if indices[position] <= indices[position - 1]:
                 return position
     return -1
+
+
+def cut_in_parts(indptr, row_order, parts_out):
+    """Write where each of several parts of the rows begins, and the number of rows."""
+    lengths = [after - start for start, after in pairwise(indptr.tolist())]
+    order = range(len(lengths)) if row_order is None else row_order
+    ends = list(accumulate(lengths[u] for u in order))
+    n_parts = len(parts_out) - 1
+    wanted = [Fraction(sum(lengths) * k, n_parts) for k in range(1, n_parts)]
+    starts = [next((s for s, end in enumerate(ends) if end >= x), len(ends)) for x in wanted]
+    parts_out[:] = [0, *starts, len(ends)]
 
 
 # --- general ------------------------------------------------------------------------------------

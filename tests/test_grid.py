@@ -36,14 +36,28 @@ def little_work(monkeypatch):
 def blocks_of(grid, row_order):
     """Rows and entries of each block, by (group, strip)."""
     groups, n = grid.groups(row_order), grid.n_strips
+    assert len(groups) == grid.n_groups + 1
     return {
         (g, s): [
             (int(u), range(grid.cuts[u * n + s], grid.cuts[u * n + s + 1]))
             for u in row_order[groups[g] : groups[g + 1]]
         ]
-        for g in range(n)
+        for g in range(grid.n_groups)
         for s in range(n)
     }
+
+
+def rounds_of(grid):
+    """Blocks of each round: groups on a circle where the places of strips have others between."""
+    n_groups, per_strip = grid.n_groups, grid.n_groups // grid.n_strips
+    return [
+        [
+            (g, (g + t) % n_groups // per_strip)
+            for g in range(n_groups)
+            if (g + t) % n_groups % per_strip == 0
+        ]
+        for t in range(n_groups)
+    ]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -68,10 +82,10 @@ def test_every_rating_is_in_one_block_and_rounds_share_nothing(little_work, seed
     blocks = blocks_of(grid, row_order)
     visited = [j for block in blocks.values() for _, entries in block for j in entries]
     assert sorted(visited) == list(range(ratings.nnz))
-    for t in range(n):
+    for visited in rounds_of(grid):
         users, items = [], []
-        for g in range(n):
-            block = blocks[g, (g + t) % n]
+        for g, s in visited:
+            block = blocks[g, s]
             users += {u for u, _ in block}
             items += {int(grid.ratings.indices[j]) for _, entries in block for j in entries}
         assert len(users) == len(set(users))
@@ -81,13 +95,14 @@ def test_every_rating_is_in_one_block_and_rounds_share_nothing(little_work, seed
 def test_groups_and_strips_hold_about_as_many_ratings(little_work):
     ratings = ratings_of(2000, 500, density=0.1)
     grid = make_grid(ratings, n_factors=8)
-    sizes = [
-        sum(len(entries) for _, entries in block)
-        for block in blocks_of(grid, np.arange(2000)).values()
-    ]
-    mean = ratings.nnz / len(sizes)
-    # Entries fall where they will: blocks of a hundred spread by several times their root.
-    assert 0.5 * mean < min(sizes) <= max(sizes) < 1.5 * mean
+    sizes = {
+        block: sum(len(entries) for _, entries in rows)
+        for block, rows in blocks_of(grid, np.arange(2000)).items()
+    }
+    for side, n_parts in enumerate((grid.n_groups, grid.n_strips)):
+        totals = [sum(sizes[b] for b in sizes if b[side] == part) for part in range(n_parts)]
+        mean = ratings.nnz / n_parts
+        assert 0.85 * mean < min(totals) <= max(totals) < 1.15 * mean
 
 
 def test_little_work_is_one_block():
@@ -203,14 +218,14 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases, together, monke
                 None,
                 groups[g],
                 groups[g + 1],
-                (g + t) % n,
+                s,
                 n,
                 reference.streams_of(5, np.dtype("float64")),
                 model.global_mean_,
                 *rates,
             )
-            for t in range(n)
-            for g in range(n)
+            for visited in rounds_of(grid)
+            for g, s in visited
         )
         assert model.history_["running_mse"][epoch - 1] == pytest.approx(squared / ratings.nnz)
     np.testing.assert_allclose(model.user_factors_, P, rtol=1e-10, atol=1e-14)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from blocks import general_block
 from scipy import sparse
 
 from cmf._checks import check_ratings
-from cmf._kernels.general import general_epoch
 from cmf._kernels.general import sum_losses as kernel_sum
 from cmf._rows import copy_rows, zero_rows
 from cmf._state import Factors
@@ -293,7 +293,7 @@ def step(
     factors, ratings, loss, *, records, order=None, rate=0.0, bias_rate=0.0, gradient_weight=0.0
 ):
     """Run one epoch of the kernel, of a threshold of 1 for Huber loss."""
-    general_epoch(
+    general_block(
         cuts=ratings.indptr,
         indices=ratings.indices,
         ratings=ratings.values,

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import interleaved_block
 from strategies import FLOATS
 
 from cmf import config
 from cmf._kernels.csr import cut_rows
-from cmf._kernels.interleaved import highest_level, interleaved_epoch, settle_rows
+from cmf._kernels.interleaved import highest_level, settle_rows
 from cmf._kernels.loss import sum_errors
 from cmf._kernels.predict import predict_pairs
 from cmf._kernels.sgd import sgd_epoch
@@ -125,7 +126,7 @@ def run_interleaved(problem, level):
     scales = reserved(n_items, problem.Q.dtype)
     scales[problem.items_before :] = 1
     sums = [
-        interleaved_epoch(
+        interleaved_block(
             problem.cuts,
             problem.indices,
             problem.ratings,

@@ -11,13 +11,16 @@ import threading
 import time
 import timeit
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from blocks import run_grid, walk_of
 
 import cmf
 from cmf import _ranges, _threads, config, grid
 from cmf._kernels.interleaved import highest_level
+from cmf._kernels.walk import Walk
 
 RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
 
@@ -40,9 +43,10 @@ def everything(model):
 
 
 def run(program):
-    """Run a program in a new interpreter that sees the installed package only."""
+    """Run a program in a new interpreter that sees the installed package and the tests' modules."""
+    here = str(Path(__file__).parent)
     return subprocess.run(
-        [sys.executable, "-P", "-c", program],
+        [sys.executable, "-P", "-c", f"import sys; sys.path.append({here!r})\n{program}"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -210,19 +214,19 @@ def test_bits_are_the_same_for_every_number_of_threads(options, level, dtype, mo
     assert len({tuple(model.history_["running_mse"]) for model in fits}) == 1
 
 
-def run_grid(task, n, n_threads):
-    """Run one grid with a team of its own; return how many of its threads are left."""
+def run_alone(task, n_strips, n_threads, per_strip=1):
+    """Run one grid with a team of its own, of which no thread may be left."""
     before = threading.active_count()
     try:
-        with _threads.Team(n_threads) as team:
-            team.run_grid(task, n)
+        run_grid(task, n_strips, n_threads, per_strip)
     finally:
         assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4, 30])
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7, 16])
-def test_blocks_that_share_users_or_items_run_in_one_order(n, n_threads):
+@pytest.mark.parametrize("per_strip", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 16])
+def test_blocks_that_share_users_or_items_run_in_one_order(n, per_strip, n_threads):
     begun, ended, lock, clock = {}, {}, threading.Lock(), itertools.count()
 
     def note(times, block):
@@ -236,18 +240,28 @@ def test_blocks_that_share_users_or_items_run_in_one_order(n, n_threads):
             time.sleep(0.0005)
         note(ended, (group, strip))
 
-    run_grid(task, n, n_threads)
-    assert len(begun) == len(ended) == n * n
-    by_group = [[(g, (g + t) % n) for t in range(n)] for g in range(n)]
-    by_strip = [[((s - t) % n, s) for t in range(n)] for s in range(n)]
+    run_alone(task, n, n_threads, per_strip)
+    places = n * per_strip
+    assert len(begun) == len(ended) == n * places
+    by_group = [
+        [(g, (g + t) % places // per_strip) for t in range(places) if (g + t) % per_strip == 0]
+        for g in range(places)
+    ]
+    by_strip = [[((per_strip * s - t) % places, s) for t in range(places)] for s in range(n)]
     for blocks in by_group + by_strip:
         for before, after in itertools.pairwise(blocks):
             assert ended[before] < begun[after]
 
 
+def test_one_worker_stays_with_a_strip_until_it_is_ahead_and_shares_all_at_the_end():
+    strips = []
+    run_alone(lambda group, strip: strips.append(strip), 3, 1, per_strip=2)
+    assert strips == [0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 1, 1, 1, 0, 2, 2, 0, 1]
+
+
 def test_several_threads_are_in_use():
     meeting = threading.Barrier(3)  # passes only if three tasks run at once
-    run_grid(lambda group, strip: meeting.wait(30), 3, 3)
+    run_alone(lambda group, strip: meeting.wait(30), 3, 3)
 
 
 def test_a_slow_block_does_not_hold_up_blocks_that_do_not_need_it():
@@ -262,7 +276,53 @@ def test_a_slow_block_does_not_hold_up_blocks_that_do_not_need_it():
         if not others:
             last.set()
 
-    run_grid(task, 4, 2)
+    run_alone(task, 4, 2)
+
+
+def test_a_walk_visits_every_block_and_knows_its_workers():
+    walk = walk_of(2)
+    assert walk.losses == [0.0] * 4
+    assert [walk.next_call(0) for _ in range(5)] == [
+        (0, 0, 0, 1),
+        (1, 1, 1, 2),
+        (0, 1, 0, 1),
+        (1, 0, 1, 2),
+        None,
+    ]
+    assert walk.next_call(0) is walk.next_call(1) is None
+    for worker in (-1, 2):
+        with pytest.raises(ValueError, match="there are 2 workers"):
+            walk.next_call(worker)
+
+
+def test_a_block_is_visited_call_by_call():
+    calls = np.array([0, 5, 5, 7, 9])
+    walk = Walk(2, calls, np.array([0, 3, 4]), 10.0)
+    visits = [walk.next_call(0) for _ in range(9)]
+    first, second = [(0, 5), (5, 5), (5, 7)], [(7, 9)]
+    assert visits == [
+        *((0, 0, *call) for call in first),
+        *((1, 1, *call) for call in second),
+        *((0, 1, *call) for call in first),
+        *((1, 0, *call) for call in second),
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n_strips", "n_groups"), [(0, 0), (0, 1), (2, 1), (2, 3), (1, 0), (-1, 1)]
+)
+def test_a_walk_wants_as_many_groups_for_each_strip(n_strips, n_groups):
+    edges = np.arange(n_groups + 1)
+    with pytest.raises(ValueError, match="as many groups for each"):
+        Walk(n_strips, edges, edges, 1.0)
+
+
+def test_nothing_begins_after_a_stop():
+    walk = walk_of(3)
+    assert walk.next_call(0) is not None
+    walk.stop()
+    assert walk.next_call(0) is walk.next_call(1) is None
 
 
 def test_a_team_runs_one_grid_after_the_other_with_the_same_threads():
@@ -277,52 +337,47 @@ def test_a_team_runs_one_grid_after_the_other_with_the_same_threads():
                 with lock:
                     used.append((n, threading.get_ident()))
 
-            team.run_grid(task, n)
+            run_grid(task, n, 2, team=team)
     counts = {n: sum(size == n for size, _ in used) for n in (4, 1, 2, 8)}
     assert counts == {4: 16, 1: 1, 2: 4, 8: 64}
     workers = {ident for n, ident in used if n > 1}
     assert len(workers) == 2
+    assert threading.get_ident() in workers
     assert {ident for n, ident in used if n == 1} == {threading.get_ident()}
 
 
-def test_the_caller_does_its_own_work_while_others_run_tasks():
-    came, at_work, done = [], threading.Event(), threading.Event()
+def test_another_thread_does_the_other_work_before_it_takes_part():
+    came, done = [], threading.Event()
 
-    def task(group, strip):
-        at_work.set()
-        assert done.wait(30)
+    def work(worker):
+        if worker == 0:
+            assert done.wait(30)
+        came.append(worker)
 
     def meanwhile():
-        assert at_work.wait(30)
-        came.append(threading.get_ident())
+        assert threading.current_thread() is not threading.main_thread()
+        came.append("meanwhile")
         done.set()
 
+    for n_threads, most in ((1, 3), (2, 1)):  # where there is no other thread
+        with _threads.Team(n_threads) as team:
+            team.run(came.append, pytest.fail, most, meanwhile)
+    assert came == [0, 0]
     with _threads.Team(2) as team:
-        team.run_grid(task, 3, meanwhile)
-        assert came == [threading.get_ident()]
-        team.run_grid(task, 1, meanwhile)  # in the calling thread itself
-    with _threads.Team(1) as team:
-        team.run_grid(task, 3, meanwhile)
-    assert len(came) == 1
+        team.run(work, pytest.fail, 3, meanwhile)
+    assert sorted(came[2:], key=str) == [0, 1, "meanwhile"]
+    assert came.index("meanwhile") < came.index(1)
 
 
-def test_an_error_of_the_callers_own_work_ends_the_grid():
-    finished = []
-
-    def task(group, strip):
-        time.sleep(0.05)
-        finished.append((group, strip))
-
-    def meanwhile():
-        raise LookupError("of its own")
-
+def test_a_thread_that_comes_too_late_is_left_out():
+    came, begin = [], threading.Event()
     with _threads.Team(2) as team:
-        with pytest.raises(LookupError, match="of its own"):
-            team.run_grid(task, 8, meanwhile)
-        ended = len(finished)
-        assert ended < 64
-        time.sleep(0.1)
-        assert len(finished) == ended
+        team.run(lambda worker: begin.wait(30) if worker else None, pytest.fail, 2)
+        late = _threads._Order(came.append, pytest.fail, 2, None)
+        late.wait()
+        late.take_part()
+        begin.set()
+    assert came == []
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
@@ -335,21 +390,48 @@ def test_an_error_in_a_task_ends_the_grid_and_reaches_the_caller(n_threads):
         done.append((group, strip))
 
     with pytest.raises(LookupError, match="in a block"):
-        run_grid(task, 4, n_threads)
+        run_alone(task, 4, n_threads)
     assert not {(1, 2), (0, 1)} & set(done)  # what comes after it in its group and its strip
 
 
-def test_a_team_goes_on_after_an_error():
-    def fail(group, strip):
-        raise LookupError(f"{group} {strip}")
+@pytest.mark.parametrize("of_caller", [True, False])
+def test_an_error_of_any_worker_stops_the_others_and_is_raised_when_they_have(of_caller):
+    walk, left = walk_of(8), []
 
-    done = []
+    def work(worker):
+        if (worker == 0) == of_caller:
+            raise LookupError("of one")
+        while walk.next_call(worker) is not None:
+            time.sleep(0.01)
+        left.append(worker)
+
     with _threads.Team(2) as team:
-        for _ in range(3):
-            with pytest.raises(LookupError, match=r"\d \d"):
-                team.run_grid(fail, 4)
-        team.run_grid(lambda group, strip: done.append(strip), 4)
-    assert len(done) == 16
+        for _ in range(3):  # a team goes on after an error
+            walk = walk_of(8)
+            with pytest.raises(LookupError, match="of one"):
+                team.run(work, walk.stop, 8)
+    assert set(left) <= {int(of_caller)}
+    assert len(left) >= (0 if of_caller else 3)
+
+
+def test_an_error_of_the_other_work_ends_the_grid():
+    walk, finished = walk_of(8), []
+
+    def work(worker):
+        while (call := walk.next_call(worker)) is not None:
+            time.sleep(0.02)
+            finished.append(call)
+
+    def meanwhile():
+        raise LookupError("of its own")
+
+    with _threads.Team(2) as team:
+        with pytest.raises(LookupError, match="of its own"):
+            team.run(work, walk.stop, 8, meanwhile)
+        ended = len(finished)
+        assert ended < 64
+        time.sleep(0.1)
+        assert len(finished) == ended
 
 
 def test_an_interrupt_waits_for_the_tasks_and_leaves_no_thread():
@@ -357,30 +439,57 @@ def test_an_interrupt_waits_for_the_tasks_and_leaves_no_thread():
 
     def task(group, strip):
         begun.release()
-        time.sleep(0.3)
-        finished.append((group, strip))
-
-    class Interrupted(_threads.SimpleQueue):
-        def get(self, *arguments, **options):
-            team.done = _threads.SimpleQueue()
+        if threading.current_thread() is threading.main_thread():
             for _ in range(2):  # both threads are at work
                 assert begun.acquire(timeout=10)
             raise KeyboardInterrupt
+        time.sleep(0.3)
+        finished.append((group, strip))
 
     before = threading.active_count()
     with _threads.Team(2) as team:
-        team.run_grid(lambda group, strip: None, 2)
-        team.done = Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            team.run_grid(task, 4)
-        assert len(finished) == 2  # and no third, before nor after
-    assert len(finished) == 2
+            run_grid(task, 4, 2, team=team)
+        assert len(finished) == 1  # and no second, before nor after
+    assert len(finished) == 1
     assert threading.active_count() == before
+
+
+def test_an_interrupt_while_waiting_for_others_stops_them_too():
+    walk, at_work = walk_of(40), threading.Event()
+
+    class Interrupted:
+        def get(self, **options):
+            order.left = _threads.SimpleQueue()
+            raise KeyboardInterrupt
+
+    def work(worker):
+        nonlocal order
+        if worker == 0:
+            assert at_work.wait(30)
+            return
+        at_work.set()
+        while walk.next_call(worker) is not None:
+            time.sleep(0.005)
+
+    def note(*arguments):
+        nonlocal order
+        order = make(*arguments)
+        order.left = Interrupted()
+        return order
+
+    order, make = None, _threads._Order
+    with pytest.MonkeyPatch.context() as patched, _threads.Team(2) as team:
+        patched.setattr(_threads, "_Order", note)
+        with pytest.raises(KeyboardInterrupt):
+            team.run(work, walk.stop, 40)
+        assert order.n_at_work == 0
+    assert walk.next_call(0) is None
 
 
 INTERRUPT = """
 import os, signal, sys, threading, time
-from cmf._threads import Team
+from blocks import run_grid
 
 def task(group, strip):
     if (group, strip) == (0, 0):
@@ -389,8 +498,7 @@ def task(group, strip):
 
 started = time.perf_counter()
 try:
-    with Team(2) as team:
-        team.run_grid(task, 40)  # forty seconds of work
+    run_grid(task, 40, 2)  # forty seconds of work
 except KeyboardInterrupt:
     assert time.perf_counter() - started < 5
     assert threading.active_count() == 1
@@ -398,9 +506,39 @@ except KeyboardInterrupt:
 """
 
 
+# The main thread sleeps in compiled code: all that is left waits for the block of the other one.
+INTERRUPT_ASLEEP = """
+import os, signal, sys, threading, time
+import numpy as np
+from blocks import walk_of
+from cmf._threads import Team
+
+walk, stopped = walk_of(2), threading.Event()
+
+def stop():
+    stopped.set()
+    walk.stop()
+
+def work(worker):
+    if worker == 1:
+        assert stopped.wait(30)
+    while walk.next_call(worker) is not None:
+        pass
+
+threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+assert walk.next_call(1) == (0, 0, 0, 1)
+try:
+    with Team(2) as team:
+        team.run(work, stop, 2)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-def test_a_real_interrupt_ends_the_grid():
-    done = run(INTERRUPT)
+@pytest.mark.parametrize("program", [INTERRUPT, INTERRUPT_ASLEEP])
+def test_a_real_interrupt_ends_the_grid(program):
+    done = run(program)
     assert done.returncode == 7, done.stderr
 
 
@@ -465,13 +603,14 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 FORK_IN_BETWEEN = """
 import os, sys, warnings
+from blocks import run_grid
 from cmf._threads import Team
 warnings.simplefilter("ignore")  # of threads and forks: here they are safe
 counted = []
 with Team(2) as team:
-    team.run_grid(lambda group, strip: counted.append(1), 4)
+    run_grid(lambda group, strip: counted.append(1), 4, 2, team=team)
     child = os.fork()
-    team.run_grid(lambda group, strip: counted.append(1), 4)
+    run_grid(lambda group, strip: counted.append(1), 4, 2, team=team)
 assert len(counted) == 32
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -25,6 +25,7 @@ import cmf
 from cmf import _ranges, epochs, training
 from cmf._checks import check_ratings
 from cmf._kernels.interleaved import highest_level
+from cmf._kernels.walk import Walk
 from cmf._parameters import Parameters
 from cmf._rows import copy_rows
 from cmf._state import HISTORY_COLUMNS, Factors
@@ -511,14 +512,20 @@ def test_epoch_of_shuffled_users_in_several_calls_is_the_replay_of_these(biases,
     P, Q = rng.normal(0, 0.5, (50, 3)), rng.normal(0, 0.5, (30, 3))
     model = cmf.MatrixFactorization(**SMALL, biases=biases, dtype="float64")
     whole = model.fit(ratings, user_factors=P, item_factors=Q).user_factors_
-    calls = record_calls(monkeypatch, "interleaved_epoch")
+    cuts = []
+
+    def recorded_walk(n_strips, calls, group_calls, patience):
+        assert (n_strips, group_calls.tolist()) == (1, [0, len(calls) - 1])
+        cuts.append(calls.tolist())
+        return Walk(n_strips, calls, group_calls, patience)
+
+    monkeypatch.setattr(epochs, "Walk", recorded_walk)
     for budget in (1, 3 * 40, 3 * 500):
         monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", budget)
-        calls.clear()
+        cuts.clear()
         model.fit(ratings, user_factors=P, item_factors=Q)
-        ranges = ranges_of_epochs(calls, 50)
-        assert len(ranges) == 3
-        assert len(calls) > 3
+        assert [(cut[0], cut[-1], len(cut) > 2) for cut in cuts] == [(0, 50, True)] * 3
+        ranges = [list(itertools.pairwise(cut)) for cut in cuts]
         *_, (_, arrays) = replay(ratings, model, 3, P, Q, ranges)
         for found, expected in zip(factors_of(model), arrays, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
@@ -793,6 +800,7 @@ def test_interrupt_inside_an_epoch_keeps_finite_factors(shuffle, name, monkeypat
         return kernel(*arguments)
 
     monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 1)
+    monkeypatch.setattr(epochs, "PATIENCE", -1.0)
     monkeypatch.setattr(epochs, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(ratings)

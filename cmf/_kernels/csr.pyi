@@ -16,3 +16,6 @@ def cut_rows(
     bounds: NDArray[int64],
     cuts_out: NDArray[int64],
 ) -> None: ...
+def cut_in_parts(
+    indptr: NDArray[int64], row_order: NDArray[int64] | None, parts_out: NDArray[int64]
+) -> None: ...

@@ -151,3 +151,33 @@ def cut_rows(
                 cuts_out[u * n_strips + s] = j
                 while j < indptr[u + 1] and indices[j] < bounds[s + 1]:
                     j += 1
+
+
+def cut_in_parts(
+    const int64_t[::1] indptr not None,     # in      (n_rows + 1,) monotone
+    const int64_t[::1] row_order,           # in      (n_rows,) the rows; None: 0, 1, ...
+    int64_t[::1] parts_out not None,        # out     (n_parts + 1,)
+):
+    """Cut rows into parts of about the same number of entries: where each begins, then n_rows.
+
+    Part k begins with the row that reaches k parts of n_parts of all entries.
+    """
+    cdef:
+        bint in_row_order = row_order is None
+        Py_ssize_t n_rows = indptr.shape[0] - 1
+        Py_ssize_t n_parts = parts_out.shape[0] - 1
+        Py_ssize_t part = 1
+        Py_ssize_t s, u
+        int64_t total = indptr[n_rows] - indptr[0]
+        int64_t done = 0
+
+    parts_out[0] = 0
+    with nogil:
+        for s in range(n_rows):
+            u = s if in_row_order else row_order[s]
+            done += indptr[u + 1] - indptr[u]
+            while part < n_parts and done * n_parts >= total * part:
+                parts_out[part] = s
+                part += 1
+        for part in range(part, n_parts + 1):
+            parts_out[part] = n_rows

@@ -1,9 +1,12 @@
 from numpy import int64
 from numpy.typing import NDArray
 
+from cmf._kernels.walk import Walk
 from cmf._typing import FloatArray, IndexArray
 
 def general_epoch(
+    blocks: Walk,
+    worker: int,
     cuts: NDArray[int64],
     indices: IndexArray,
     ratings: FloatArray,
@@ -15,9 +18,6 @@ def general_epoch(
     item_biases: FloatArray,
     user_records: FloatArray,
     item_records: FloatArray,
-    first: int,
-    last: int,
-    strip: int,
     n_strips: int,
     level: int,
     loss: int,
@@ -33,7 +33,7 @@ def general_epoch(
     l1_item: float,
     nonnegative: bool,
     together: bool,
-) -> float: ...
+) -> bool: ...
 def sum_losses(
     ratings: FloatArray,
     weights: FloatArray | None,

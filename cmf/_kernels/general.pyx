@@ -40,6 +40,17 @@ from libc.stdint cimport int64_t
 
 from .simd cimport CMF_ROW_BYTES, are_padded, has_level, padded_bytes
 from .types cimport index_t
+from .walk cimport (
+    CMF_OVER,
+    CMF_VISIT,
+    Walk,
+    cmf_walk,
+    cmf_walk_enter,
+    cmf_walk_next,
+    cmf_walk_state,
+    cmf_worker,
+    walk_of,
+)
 
 
 cdef extern from "general.h" nogil:
@@ -87,6 +98,8 @@ cdef enum:
 
 
 def general_epoch(
+    Walk blocks not None,                       # in/out  what is visited; the losses are added up
+    Py_ssize_t worker,                          # number of the caller, below n_strips
     const int64_t[::1] cuts not None,           # in      (n_users * n_strips + 1,) see grid.py
     const index_t[::1] indices not None,        # in      (nnz,)
     const floating[::1] ratings not None,       # in      (nnz,)
@@ -98,10 +111,7 @@ def general_epoch(
     floating[::1] item_biases not None,         # in/out  (n_items,)
     floating[:, ::1] user_records not None,     # in/out  (n_users, 4): G, unused, l, lb
     floating[:, ::1] item_records not None,     # in/out  (n_items, 4): G, unused, l, lb
-    Py_ssize_t first,                           # positions first <= s < last of the order of rows
-    Py_ssize_t last,
-    Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
-    Py_ssize_t n_strips,                        # with 1, cuts is indptr
+    Py_ssize_t n_strips,                        # of each row; with 1, cuts is indptr
     int level,                                  # at most highest_level() of interleaved.pyx
     int loss,                                   # 0 to 4, in the order of the table above
     double huber_threshold,                     # t > 0, read by huber alone
@@ -117,11 +127,15 @@ def general_epoch(
     bint nonnegative,
     bint together,                              # the item steps from the user's old row
 ):
-    """Visit one strip of some rows and return the sum of the weighted losses.
+    """Visit blocks until none is left: True. False: call again.
 
-    Each loss is measured just before its own step; the sum is kept in double. The GIL is released.
+    Added up are weighted losses, each as it was just before its own step, in double. The GIL is
+    released.
     """
     cdef:
+        cmf_walk* walk = walk_of(blocks, worker)
+        cmf_worker* own
+        cmf_walk_state state
         bint in_row_order = row_order is None
         bint weighted = weights is not None
         Py_ssize_t n_blocks, s, u, i, j, stop
@@ -153,38 +167,43 @@ def general_epoch(
             user_rate, item_rate, gradient_weight, l1_user, l1_item, nonnegative, together
         )
     with nogil:
-        for s in range(first, last):
-            u = s if in_row_order else row_order[s]
-            p = &user_factors[u, 0]
-            user = &user_records[u, 0]
-            stop = cuts[u * n_strips + strip + 1]
-            for j in range(cuts[u * n_strips + strip], stop):
-                i = indices[j]
-                q = &item_factors[i, 0]
-                item = &item_records[i, 0]
-                if j + AHEAD < stop:
-                    cmf_fetch_row(&item_factors[indices[j + AHEAD], 0], n_blocks)
-                if floating is float:
-                    x = cmf_general_product_f32(level, p, q, n_blocks)
-                else:
-                    x = cmf_general_product_f64(level, p, q, n_blocks)
-                x = global_mean + user_biases[u] + item_biases[i] + x
-                if weighted:
-                    weight = weights[j]
-                losses += weight * cmf_loss(loss, ratings[j], x, huber_threshold, &slope)
-                slope *= weight
-                slope = slope_limit if slope > slope_limit else slope
-                slope = -slope_limit if slope < -slope_limit else slope
-                step = <floating> slope
-                if floating is float:
-                    cmf_general_descend_f32(level, p, q, n_blocks, user, item, step, &narrow)
-                else:
-                    cmf_general_descend_f64(level, p, q, n_blocks, user, item, step, &wide)
-                if biased:
-                    user_biases[u] += bias_rate * (step - user[3] * user_biases[u])
-                    item_biases[i] += bias_rate * (step - item[3] * item_biases[i])
-
-    return losses
+        own = cmf_walk_enter(walk, worker)
+        state = cmf_walk_next(walk, own)
+        while state == CMF_VISIT:
+            losses = 0
+            for s in range(walk.calls[own.call], walk.calls[own.call + 1]):
+                u = s if in_row_order else row_order[s]
+                p = &user_factors[u, 0]
+                user = &user_records[u, 0]
+                stop = cuts[u * n_strips + own.strip + 1]
+                for j in range(cuts[u * n_strips + own.strip], stop):
+                    i = indices[j]
+                    q = &item_factors[i, 0]
+                    item = &item_records[i, 0]
+                    if j + AHEAD < stop:
+                        cmf_fetch_row(&item_factors[indices[j + AHEAD], 0], n_blocks)
+                    if floating is float:
+                        x = cmf_general_product_f32(level, p, q, n_blocks)
+                    else:
+                        x = cmf_general_product_f64(level, p, q, n_blocks)
+                    x = global_mean + user_biases[u] + item_biases[i] + x
+                    if weighted:
+                        weight = weights[j]
+                    losses += weight * cmf_loss(loss, ratings[j], x, huber_threshold, &slope)
+                    slope *= weight
+                    slope = slope_limit if slope > slope_limit else slope
+                    slope = -slope_limit if slope < -slope_limit else slope
+                    step = <floating> slope
+                    if floating is float:
+                        cmf_general_descend_f32(level, p, q, n_blocks, user, item, step, &narrow)
+                    else:
+                        cmf_general_descend_f64(level, p, q, n_blocks, user, item, step, &wide)
+                    if biased:
+                        user_biases[u] += bias_rate * (step - user[3] * user_biases[u])
+                        item_biases[i] += bias_rate * (step - item[3] * item_biases[i])
+            walk.losses[own.group * walk.n_strips + own.strip] += losses
+            state = cmf_walk_next(walk, own)
+    return state == CMF_OVER
 
 
 def sum_losses(

@@ -1,10 +1,14 @@
 from numpy import int32, int64
 from numpy.typing import NDArray
 
+from cmf._kernels.walk import Walk
 from cmf._typing import FloatArray
 
 def highest_level() -> int: ...
 def interleaved_epoch(
+    blocks: Walk,
+    worker: int,
+    bounds: NDArray[int64],
     cuts: NDArray[int64],
     indices: NDArray[int32],
     ratings: FloatArray,
@@ -16,9 +20,6 @@ def interleaved_epoch(
     item_scales: FloatArray,
     user_records: FloatArray | None,
     item_records: FloatArray | None,
-    first: int,
-    last: int,
-    strip: int,
     n_strips: int,
     level: int,
     global_mean: float,
@@ -30,7 +31,7 @@ def interleaved_epoch(
     user_bias_decay: float,
     item_bias_decay: float,
     gradient_weight: float,
-) -> float: ...
+) -> bool: ...
 def settle_rows(
     rows: FloatArray, scales: FloatArray, records: FloatArray | None, first: int, last: int
 ) -> None: ...

@@ -11,6 +11,18 @@ from libc.stdint cimport int32_t, int64_t
 
 from .point cimport dot
 from .simd cimport are_padded, cmf_highest_level, has_level, padded_bytes
+from .walk cimport (
+    CMF_OVER,
+    CMF_VISIT,
+    Walk,
+    cmf_walk,
+    cmf_walk_ends_strip,
+    cmf_walk_enter,
+    cmf_walk_next,
+    cmf_walk_state,
+    cmf_worker,
+    walk_of,
+)
 
 
 cdef extern from "simd.h" nogil:
@@ -52,6 +64,9 @@ def highest_level():
 
 
 def interleaved_epoch(
+    Walk blocks not None,                       # in/out  what is visited; the losses are added up
+    Py_ssize_t worker,                          # number of the caller, below n_strips
+    const int64_t[::1] bounds not None,         # in      (n_strips + 1,) items of the strips
     const int64_t[::1] cuts not None,           # in      (n_users * n_strips + 1,) see grid.py
     const int32_t[::1] indices not None,        # in      (nnz,), nnz >= 1
     const floating[::1] ratings not None,       # in      (nnz,)
@@ -63,10 +78,7 @@ def interleaved_epoch(
     floating[::1] item_scales not None,         # in/out  (n_items,) ones at first; see settle_rows
     floating[:, ::1] user_records,              # in/out  (n_users, 4), see simd.h; None: none,
     floating[:, ::1] item_records,              # in/out  (n_items, 4)  and all rows are alike
-    Py_ssize_t first,                           # positions first <= s < last of row_order
-    Py_ssize_t last,
-    Py_ssize_t strip,                           # the strip of items to visit, 0 <= strip < n_strips
-    Py_ssize_t n_strips,                        # with 1, cuts is indptr
+    Py_ssize_t n_strips,                        # of each row; with 1, cuts is indptr
     int level,                                  # at most highest_level()
     floating global_mean,
     floating user_rate,         # steps are rate * (e q - l p)
@@ -78,14 +90,17 @@ def interleaved_epoch(
     floating item_bias_decay,
     floating gradient_weight,   # of squared gradients in the records' sums
 ):
-    """Visit one strip of some rows of `row_order` and return the sum of squared errors.
+    """Visit blocks until none is left, and settle each strip at the end: True. False: call again.
 
-    Each error is measured just before its own step; the sum is kept in double. What an item's row
-    stands for afterwards is its numbers times its scale. The GIL is released.
+    Added up are squared errors, each as it was just before its own step, in double. What an item's
+    row stands for until its strip is settled is its numbers times its scale. The GIL is released.
     """
     cdef:
+        cmf_walk* walk = walk_of(blocks, worker)
+        cmf_worker* own
+        cmf_walk_state state
         cmf_job job
-        double squared_errors
+        bint recorded = user_records is not None
 
     if not (
         are_padded[floating](user_factors)
@@ -94,7 +109,6 @@ def interleaved_epoch(
     ):
         raise ValueError("rows must be padded and aligned, and the level available")
 
-    job.cuts = &cuts[strip]
     job.row_step = n_strips
     job.indices = &indices[0]
     job.ratings = &ratings[0]
@@ -104,11 +118,9 @@ def interleaved_epoch(
     job.user_biases = &user_biases[0]
     job.item_biases = &item_biases[0]
     job.item_scales = &item_scales[0]
-    job.user_records = NULL if user_records is None else &user_records[0, 0]
-    job.item_records = NULL if user_records is None else &item_records[0, 0]
+    job.user_records = &user_records[0, 0] if recorded else NULL
+    job.item_records = &item_records[0, 0] if recorded else NULL
     job.n_ratings = indices.shape[0]
-    job.first = first
-    job.last = last
     job.stride = padded_bytes(user_factors.shape[1], sizeof(floating)) // sizeof(floating)
     job.global_mean = global_mean
     job.user_rate = user_rate
@@ -120,8 +132,22 @@ def interleaved_epoch(
     job.item_bias_decay = item_bias_decay
     job.gradient_weight = gradient_weight
     with nogil:
-        squared_errors = cmf_interleaved(level, sizeof(floating), &job)
-    return squared_errors
+        own = cmf_walk_enter(walk, worker)
+        state = cmf_walk_next(walk, own)
+        while state == CMF_VISIT:
+            job.cuts = &cuts[own.strip]
+            job.first = walk.calls[own.call]
+            job.last = walk.calls[own.call + 1]
+            walk.losses[own.group * walk.n_strips + own.strip] += cmf_interleaved(
+                level, sizeof(floating), &job
+            )
+            if cmf_walk_ends_strip(walk, own):
+                settle(
+                    item_factors, item_scales, item_records, recorded,
+                    bounds[own.strip], bounds[own.strip + 1],
+                )
+            state = cmf_walk_next(walk, own)
+    return state == CMF_OVER
 
 
 def settle_rows(
@@ -132,20 +158,32 @@ def settle_rows(
     Py_ssize_t last,
 ):
     """Multiply rows by their scales, as an epoch leaves them. The GIL is released."""
+    cdef bint recorded = records is not None
+
+    with nogil:
+        settle(rows, scales, records, recorded, first, last)
+
+
+cdef void settle(
+    floating[:, :] rows,
+    floating[::1] scales,
+    floating[:, ::1] records,
+    bint recorded,
+    Py_ssize_t first,
+    Py_ssize_t last,
+) noexcept nogil:
     cdef:
-        bint recorded = records is not None
         Py_ssize_t n_factors = rows.shape[1]
         Py_ssize_t i, f
         floating scale
         floating* row
 
-    with nogil:
-        for i in range(first, last):
-            scale = scales[i]
-            row = &rows[i, 0]
-            if scale != 1:
-                for f in range(n_factors):
-                    row[f] *= scale
-                scales[i] = 1
-            if recorded:
-                records[i, CMF_NORM] = dot(row, row, n_factors)
+    for i in range(first, last):
+        scale = scales[i]
+        row = &rows[i, 0]
+        if scale != 1:
+            for f in range(n_factors):
+                row[f] *= scale
+            scales[i] = 1
+        if recorded:
+            records[i, CMF_NORM] = dot(row, row, n_factors)

@@ -12,6 +12,7 @@ from strategies import FLOATS, INDICES, patterns
 
 from cmf._kernels.csr import (
     count_columns,
+    cut_in_parts,
     first_duplicate,
     first_nonfinite,
     first_out_of_range,
@@ -153,6 +154,35 @@ def test_columns_are_counted_on_top(dtype):
     np.testing.assert_array_equal(counts, [11, 1, 0, 3])
     count_columns(np.empty(0, dtype=dtype), counts)
     assert counts.sum() == 15
+
+
+@pytest.mark.parametrize(
+    ("lengths", "order", "expected"),
+    [
+        ([1, 1, 1, 1], None, [0, 1, 4]),  # the second part begins with what makes the half full
+        ([1, 1, 1, 1], [3, 2, 1, 0], [0, 1, 4]),
+        ([3, 1, 1, 1], [1, 2, 3, 0], [0, 2, 4]),
+        ([3, 1, 1, 1], None, [0, 0, 4]),
+        ([0, 0], None, [0, 0, 2]),
+        ([], None, [0, 0, 0]),
+    ],
+)
+def test_parts_of_rows_by_hand(lengths, order, expected):
+    indptr = np.cumsum([0, *lengths]).astype(np.int64)
+    parts = np.full(3, -1)
+    cut_in_parts(read_only(indptr), None if order is None else read_only(np.array(order)), parts)
+    assert parts.tolist() == expected
+
+
+@given(pattern=patterns(), n_parts=st.integers(1, 6), seed=st.none() | st.integers(0, 99))
+def test_parts_of_rows_equal_their_twin(pattern, n_parts, seed):
+    indptr = pattern[0]
+    n_rows = len(indptr) - 1
+    order = None if seed is None else np.random.default_rng(seed).permutation(n_rows)
+    found, expected = np.full((2, n_parts + 1), -1)
+    cut_in_parts(indptr, order, found)
+    reference.cut_in_parts(indptr, order, expected)
+    np.testing.assert_array_equal(found, expected)
 
 
 # 4096 entries are looked at together: one block, its ends, and the entries around them.

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import reference
 from arrays import misaligned, overpadded, padding, unpadded
+from blocks import general_block
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, INDICES, make_problem, problems
 
-from cmf._kernels.general import general_epoch, sum_losses
+from cmf._kernels.general import sum_losses
 from cmf._kernels.interleaved import highest_level
 from cmf._kernels.sgd import sgd_epoch
 from cmf._rows import copy_rows
@@ -124,13 +125,13 @@ def one_rating(loss, rating, *, p=(0.0,), q=(0.0,), b=0.0, c=0.0, dtype=np.float
     }
 
 
-def run(case, epoch=general_epoch, copy=np.array):
+def run(case, epoch=general_block, copy=np.array):
     """Run one epoch on copies of what is trained; return the sum and the copies by name."""
     copies = {name: copy(case[name]) for name in TRAINED}
-    if epoch is general_epoch:
+    if epoch is general_block:
         copies.update({name: copy_rows(case[name]) for name in FACTORS})
     total = epoch(**{**case, **copies})
-    if epoch is general_epoch and np.isfinite(total):
+    if epoch is general_block and np.isfinite(total):
         assert not any(padding(copies[name]).any() for name in FACTORS)
     return total, copies
 
@@ -642,7 +643,7 @@ def test_rows_that_are_not_padded_and_aligned_are_refused(wrong, name, dtype, rn
     case = random_case(HUBER, rng, dtype=dtype)
     rows = {other: copy_rows(case[other]) for other in FACTORS}
     with pytest.raises(ValueError, match="rows must be padded"):
-        general_epoch(**{**case, **rows, name: wrong(case[name])})
+        general_block(**{**case, **rows, name: wrong(case[name])})
 
 
 @pytest.mark.parametrize("level", [-1, highest_level() + 1, 99])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import reference
 from arrays import assert_identical, misaligned, overpadded, padding, unpadded
+from blocks import interleaved_block
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, LENGTHS, make_problem, rated_rows
 
-from cmf._kernels.interleaved import highest_level, interleaved_epoch, settle_rows
+from cmf._kernels.interleaved import highest_level, settle_rows
 from cmf._rows import copy_rows, zero_rows
 
 LEVELS = range(highest_level() + 1)
@@ -61,7 +62,7 @@ def settled_epoch(*given):
     *arrays, Q, b, c, _, item_records = given[:10]
     scales = np.ones(len(c), dtype=c.dtype)
     settle_rows(Q, scales, item_records, 0, len(c))
-    total = interleaved_epoch(*arrays, Q, b, c, scales, *given[8:])
+    total = interleaved_block(*arrays, Q, b, c, scales, *given[8:])
     settle_rows(Q, scales, item_records, 0, len(c))
     assert (scales == 1).all()
     return total
@@ -449,7 +450,7 @@ def test_scales_stay_within_their_bounds(level, dtype, rng):
         ]
         scales = np.ones(problem.n_items, dtype=dtype)
         given = arguments(problem, (*rows, *(b.copy() for b in model_of(problem)[2:])), level)
-        interleaved_epoch(*given[:8], scales, *given[8:])
+        interleaved_block(*given[:8], scales, *given[8:])
         assert (scales > 2.0**-21).all()
         assert (scales <= 1).all()
         # Rows this short have no scales of their own; these have.

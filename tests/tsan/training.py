@@ -13,8 +13,9 @@ import os
 import numpy as np
 
 import cmf
-from cmf import _ranges, _threads, config, grid, initialization
+from cmf import _ranges, config, epochs, grid, initialization
 from cmf._kernels.interleaved import highest_level
+from cmf._kernels.walk import Walk
 
 OPTIONS = ({}, {"loss_function": "huber"}, {"implicit": True})
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--racy", action="store_true")
     racy = parser.parse_args().racy
     if racy:
-        _threads._Schedule._ready = any_group
+        epochs._Interleaved.visit = visit_everything
     # A grid and several tasks for little work: code that is watched is slow.
     grid.LEAST_WORK = 2**12
     grid.CUT_AT_ONCE = _ranges.RATINGS_PER_TASK = 2**12
@@ -50,12 +51,11 @@ def fit(n_threads, dtype, ratings, validation, options):
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
 
 
-def any_group(schedule):
-    """Return the first group that has a block left, whatever still runs."""
-    for group, rounds in enumerate(schedule.rounds_taken):
-        if rounds < schedule.n:
-            return group
-    return None
+def visit_everything(kernel, blocks, worker, rows, visit=epochs._Interleaved.visit):
+    """Let a worker visit all blocks, whatever others do."""
+    n = kernel.grid.n_strips
+    edges = np.linspace(0, len(rows), n + 1).astype(int)
+    return visit(kernel, Walk(n, edges, np.arange(n + 1), 10.0), 0, rows)
 
 
 if __name__ == "__main__":
