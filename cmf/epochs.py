@@ -198,8 +198,9 @@ class _Interleaved:
         self.steps = schedule.steps(epoch)
         self.level = simd_level()
         self.item_scales = np.ones_like(factors.item_biases)
-        # Norms are kept by recurrence within an epoch, from what they are now.
-        self.settle()
+        if self.steps.item_records is not None:
+            # Norms are kept by recurrence within an epoch, from what they are now.
+            self.settle()
 
     def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
         """Visit blocks of the rows in this order; False: not all yet, call again."""

@@ -154,6 +154,32 @@ def test_one_popular_item_leaves_strips_empty_and_nothing_out(little_work):
     assert np.isfinite(model.user_factors_).all()
 
 
+@pytest.mark.parametrize("options", [RULE, {"loss_function": "huber", "early_stopping": False}])
+def test_a_worker_leaves_the_interpreter_once_an_epoch(little_work, options, monkeypatch):
+    name = "general_epoch" if "loss_function" in options else "interleaved_epoch"
+    kernel, workers = getattr(epochs, name), []
+
+    def counted(blocks, worker, *arguments):
+        workers.append(worker)
+        return kernel(blocks, worker, *arguments)
+
+    monkeypatch.setattr(epochs, name, counted)
+    monkeypatch.setattr(epochs, "PATIENCE", 60.0)
+    ratings = ratings_of()
+    assert make_grid(ratings, 4).n_strips > 1
+    make = {"n_factors": 4, "n_epochs": 3, "random_state": 0, **options}
+    cmf.MatrixFactorization(**make, n_threads=1).fit(sparse_of(ratings))
+    assert workers == [0, 0, 0]
+    cmf.MatrixFactorization(**make, n_threads=2).fit(sparse_of(ratings))
+    assert workers[3:].count(0) == 3
+    assert workers[3:].count(1) <= 3
+
+
+def sparse_of(ratings):
+    """Return checked ratings as people have them."""
+    return sparse.csr_array((ratings.values, ratings.indices, ratings.indptr), shape=ratings.shape)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_fewer_users_than_groups(little_work, n_threads):
     table = np.arange(1.0, 13.0).reshape(2, 6)

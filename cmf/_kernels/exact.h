@@ -30,10 +30,16 @@ typedef struct {
     int64_t first, last;
 } cmf_ratings;
 
+/* Rows of numbers, one at every `stride` of them. */
+typedef struct {
+    const void *first;
+    int64_t n_rows, n_columns, stride;
+} cmf_numbers;
+
 /* The kernels of one level for one floating type; their comments are in exact_template.h. */
 typedef struct {
     void (*sum_errors)(const cmf_model *model, const cmf_ratings *ratings, double *sums);
-    double (*sum_squares)(const void *numbers, int64_t n_rows, int64_t n_columns, int64_t stride);
+    double (*sum_squares)(const cmf_numbers *numbers);
     void (*predict_pairs)(const cmf_model *model, const int64_t *users, const int64_t *items,
                           int64_t n, void *out);
     void (*predict_block)(const cmf_model *model, const int64_t *users, int64_t n_users,

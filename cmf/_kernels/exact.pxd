@@ -23,13 +23,17 @@ cdef extern from "exact.h" nogil:
         int64_t first
         int64_t last
 
+    ctypedef struct cmf_numbers:
+        const void* first
+        int64_t n_rows
+        int64_t n_columns
+        int64_t stride
+
     ctypedef struct cmf_exact:
         void (*sum_errors)(
             const cmf_model* model, const cmf_ratings* ratings, double* sums
         ) noexcept nogil
-        double (*sum_squares)(
-            const void* numbers, int64_t n_rows, int64_t n_columns, int64_t stride
-        ) noexcept nogil
+        double (*sum_squares)(const cmf_numbers* numbers) noexcept nogil
         void (*predict_pairs)(
             const cmf_model* model, const int64_t* users, const int64_t* items, int64_t n, void* out
         ) noexcept nogil

@@ -176,8 +176,8 @@ static void NAME(sum_errors_)(const cmf_model *given, const cmf_ratings *rated, 
  * Pieces of up to 1024 numbers are added up by the thousand before they join the total, which
  * keeps rounding far from the number of numbers.
  */
-static double NAME(sum_squares_)(const void *numbers, int64_t n_rows, int64_t n_columns,
-                                 int64_t stride) {
+static double NAME(sum_squares_)(const cmf_numbers *numbers) {
+    const int64_t n_rows = numbers->n_rows, n_columns = numbers->n_columns;
     int64_t n_pieces = 0;
     double pieces = 0, total = 0;
     for (int64_t u = 0; u < n_rows; u += CMF_FEW)
@@ -187,8 +187,8 @@ static double NAME(sum_squares_)(const void *numbers, int64_t n_rows, int64_t n_
             cmf_vector folded[CMF_FEW / CMF_PER_VECTOR];
             double squares[CMF_FEW];
             for (int r = 0; r < CMF_FEW; r++)
-                rows[r] = (const REAL *)numbers + start +
-                          (size_t)(u + r < n_rows ? u + r : u) * (size_t)stride;
+                rows[r] = (const REAL *)numbers->first + start +
+                          (size_t)(u + r < n_rows ? u + r : u) * (size_t)numbers->stride;
             NAME(dots_)(rows, rows, 0, CMF_FEW, n, folded);
             memcpy(squares, folded, sizeof squares);
             for (int r = 0; r < CMF_FEW && u + r < n_rows; r++) {

@@ -132,8 +132,28 @@ CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_b
     return ONE_OF(NAME(dots_)(user, item, n_blocks, held));
 }
 
-/* Fetch what the rows after a position of row_order will want: their cuts first, then the rest. */
-CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, int64_t position) {
+/* Numbers from row to row; a constant for held rows. */
+CMF_INLINE size_t NAME(stride_)(const JOB *job, const int n_blocks, const int held) {
+    return held ? n_blocks * (CMF_ROW_BYTES / sizeof(REAL)) : job->stride;
+}
+
+/* Fetch the item of a rating. */
+CMF_INLINE void NAME(fetch_item_)(const JOB *job, const int n_blocks, const int held,
+                                  int64_t entry) {
+    const size_t i = (size_t)job->indices[entry];
+    const char *item = (const char *)(job->item_factors + i * NAME(stride_)(job, n_blocks, held));
+    CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
+        CMF_FETCH_TO_WRITE(item + k * CMF_ROW_BYTES);
+}
+
+/* Fetch what the rows from a position of row_order on will want: their cuts first, then the rest,
+ * and of the very next row the first item, which no visit before it fetches. */
+CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, const int held,
+                                  int64_t position) {
+    if (CMF_STEPS_AHEAD && position < job->last) {
+        const int64_t next = job->cuts[job->row_order[position] * job->row_step];
+        if (next < job->n_ratings) NAME(fetch_item_)(job, n_blocks, held, next);
+    }
     if (position + 2 * CMF_ROWS_AHEAD < job->last)
         CMF_FETCH_TO_WRITE(job->cuts +
                            job->row_order[position + 2 * CMF_ROWS_AHEAD] * job->row_step);
@@ -168,7 +188,7 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
         stream->end = cut[1];
         stream->settled = cut[0];
         stream->bias = job->user_biases[row];
-        NAME(fetch_rows_)(job, n_blocks, position);
+        NAME(fetch_rows_)(job, n_blocks, held, position);
         if (held) {
             const VECTOR *factors = NAME(user_row_)(job, row);
             CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] = factors[v];
@@ -217,11 +237,6 @@ CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user
     job->user_biases[stream->row] = stream->bias;
 }
 
-/* Numbers from row to row; a constant for held rows. */
-CMF_INLINE size_t NAME(stride_)(const JOB *job, const int n_blocks, const int held) {
-    return held ? n_blocks * (CMF_ROW_BYTES / sizeof(REAL)) : job->stride;
-}
-
 /* Fetch what a stream will want in a few visits, if it still holds this row then. Indices are
  * looked up `ahead` positions ahead, where there must be one. */
 CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, const int held,
@@ -230,13 +245,7 @@ CMF_INLINE void NAME(fetch_items_)(const JOB *job, const int n_blocks, const int
         CMF_FETCH_TO_WRITE(job->indices + position + CMF_RATINGS_AHEAD);
         CMF_FETCH_TO_WRITE(job->ratings + position + CMF_RATINGS_AHEAD);
     }
-    if (CMF_STEPS_AHEAD) {
-        size_t i = (size_t)job->indices[position + ahead];
-        const char *later =
-            (const char *)(job->item_factors + i * NAME(stride_)(job, n_blocks, held));
-        CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
-            CMF_FETCH_TO_WRITE(later + k * CMF_ROW_BYTES);
-    }
+    if (CMF_STEPS_AHEAD) NAME(fetch_item_)(job, n_blocks, held, position + ahead);
 }
 
 /* Before the scale of an item becomes too small, multiply the row by it. */

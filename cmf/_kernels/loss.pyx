@@ -7,7 +7,7 @@ the processor has. All levels give the same bits, as exact_template.h tells.
 from cython cimport floating
 from libc.stdint cimport int32_t, int64_t
 
-from .exact cimport cmf_exact_kernels, cmf_model, cmf_ratings, model_of
+from .exact cimport cmf_exact_kernels, cmf_model, cmf_numbers, cmf_ratings, model_of
 from .types cimport index_t
 
 
@@ -48,21 +48,33 @@ def sum_errors(
     return sums[0], sums[1]
 
 
-def sum_squares(const floating[:, :] rows not None, int level=0):
-    """Return the sum of squares. The GIL is released.
+def sum_squares(
+    const floating[:, :] rows not None,             # in  (n_rows, n_columns)
+    int level=0,
+    tuple more=(),                                  # up to 7 arrays like it, of any shape
+):
+    """Return the sum of squares of all numbers. The GIL is released, once.
 
-    Pieces of up to 1024 numbers are added up by the thousand before they join the total, which
-    keeps rounding far from the number of numbers.
+    Pieces of up to 1024 numbers are added up by the thousand before they join the total of their
+    array, which keeps rounding far from the number of numbers.
     """
-    cdef double total
+    cdef:
+        const floating[:, :] array
+        Py_ssize_t n_arrays = 0
+        Py_ssize_t k
+        double total = 0
+        cmf_numbers given[8]
 
-    if rows.shape[0] == 0 or rows.shape[1] == 0:
-        return 0.0
+    if len(more) > 7:
+        raise ValueError(f"at most 8 arrays, got {1 + len(more)}")
+    for array in (rows, *more):
+        if array.shape[0] and array.shape[1]:
+            given[n_arrays].first = &array[0, 0]
+            given[n_arrays].n_rows = array.shape[0]
+            given[n_arrays].n_columns = array.shape[1]
+            given[n_arrays].stride = array.strides[0] // <Py_ssize_t> sizeof(floating)
+            n_arrays += 1
     with nogil:
-        total = cmf_exact_kernels(level, sizeof(floating)).sum_squares(
-            &rows[0, 0],
-            rows.shape[0],
-            rows.shape[1],
-            rows.strides[0] // <Py_ssize_t> sizeof(floating),
-        )
+        for k in range(n_arrays):
+            total += cmf_exact_kernels(level, sizeof(floating)).sum_squares(&given[k])
     return total

@@ -224,6 +224,19 @@ def test_padding_is_not_summed(n_factors, dtype, rng):
         assert sum_squares(rows, level) == (whole * whole).sum()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_squares_of_several_arrays_are_those_of_each(dtype, rng):
+    arrays = [rng.normal(size=shape).astype(dtype) for shape in ((7, 3), (1, 9), (0, 3), (2, 0))]
+    arrays += [padded(rng.normal(size=(5, 2)).astype(dtype)) for _ in range(4)]
+    for n in range(1, 9):
+        total = sum(sum_squares(array) for array in arrays[:n])
+        assert sum_squares(arrays[0], 0, tuple(arrays[1:n])) == total
+    with pytest.raises(ValueError, match="at most 8 arrays, got 9"):
+        sum_squares(arrays[0], 0, tuple(arrays))
+    with pytest.raises(ValueError, match="dtype mismatch"):
+        sum_squares(arrays[0], 0, (arrays[0].astype("int64"),))
+
+
 @pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1), (2000, 1000)])
 def test_two_million_squares_are_summed_to_ten_digits(shape):
     # Each square of the float32 nearest to 0.1, and their sum, as far as double goes.
