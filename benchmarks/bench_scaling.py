@@ -1,12 +1,14 @@
 """How the cost of training goes with threads, the number of factors, and the number of ratings.
 
 Threads: whole fits and epochs on 1, 2, ... threads up to the processors this process may use, and
-how many times as fast they are as one. Factors: the cost of a rating on one thread for each number
-of them, and how it compares with the next multiple of 16 in the table; what is above 1 is what a
-number that fills no whole vectors costs. Ratings: an epoch and the memory of a fit at more and more
-ratings by more and more users, of the same 10,677 items. Memory is how far the peak of resident
-memory rises during a fit after the first; the ratings themselves are there before. From it 1.25
-times the factors and biases are subtracted, and the rest is given in bytes a rating.
+how many times as fast they are as one. The last row is what the machine gives: as many fits at
+once, on one thread each and in processes of their own, and how many times as much is done as by one
+alone. Factors: the cost of a rating on one thread for each number of them, and how it compares with
+the next multiple of 16 in the table; what is above 1 is what a number that fills no whole vectors
+costs. Ratings: an epoch and the memory of a fit at more and more ratings by more and more users, of
+the same 10,677 items. Memory is how far the peak of resident memory rises during a fit after the
+first; the ratings themselves are there before. From it 1.25 times the factors and biases are
+subtracted, and the rest is given in bytes a rating.
 
 Meaningless with more threads than free processors, with another process on the machine, and at
 sizes that do not fit into memory; those that would not are left out (about 80 bytes a rating are
@@ -18,12 +20,22 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks._contest import Arena, Contestant, Results
-from benchmarks._report import parser, print_machine, print_table, ratio, spread
+from benchmarks._contest import Arena, Contestant
+from benchmarks._report import (
+    Times,
+    interleave,
+    parser,
+    print_machine,
+    print_table,
+    ratio,
+    spread,
+)
 from benchmarks.peers.own import PLAIN
 from benchmarks.problems import generated, large_problem, main_problem
 from cmf._threads import available_cpus
@@ -58,13 +70,20 @@ def _threads(arguments: argparse.Namespace) -> None:
     """Time whole fits and epochs on more and more threads."""
     problem = large_problem(quick=arguments.quick)
     print(problem.describe(), end="\n\n")
-    contestants = [
-        Contestant(str(n), settings={**PLAIN, "n_factors": 64, "n_threads": n})
-        for n in _thread_counts()
-    ]
+    counts = _thread_counts()
+    one = Contestant("1", settings={**PLAIN, "n_factors": 64, "n_threads": 1})
+    rows = {str(n): [replace(one, settings={**one.settings, "n_threads": n})] for n in counts}
+    if counts[-1] > 1:
+        rows[f"{counts[-1]} fits at once"] = [
+            replace(one, environment={"NUMBER": str(n)}) for n in range(counts[-1])
+        ]
     with Arena(problem) as arena:
-        fits = arena.time_fits(contestants, WHOLE, arguments.rounds)
-        epochs = arena.time_epochs(contestants, FEW, MANY, arguments.rounds)
+        for one in (contestant for row in rows.values() for contestant in row):
+            arena.fit(one, 1)  # workers are made one after the other
+        fits, epochs = (
+            interleave({n: partial(time, arena, row) for n, row in rows.items()}, arguments.rounds)
+            for time in (_fits, _epochs)
+        )
     print(f"n_factors=64, whole fits of {WHOLE} epochs and epochs, {arguments.rounds} rounds")
     print_table(
         [
@@ -72,8 +91,24 @@ def _threads(arguments: argparse.Namespace) -> None:
             *("fit, ms", "spread", "times as fast as 1"),
             *("epoch, ms", "spread", "times as fast as 1"),
         ],
-        ((one.name, *_speed(fits, one.name), *_speed(epochs, one.name)) for one in contestants),
+        (
+            (name, *_speed(fits, name, len(row)), *_speed(epochs, name, len(row)))
+            for name, row in rows.items()
+        ),
     )
+
+
+def _fits(arena: Arena, contestants: list[Contestant], n_epochs: int = WHOLE) -> float:
+    """Fit all at once; return the seconds of the last to end."""
+    with ThreadPoolExecutor(len(contestants)) as pool:
+        answers = pool.map(lambda one: arena.fit(one, n_epochs), contestants)
+        return max(float(answer["seconds"]) for answer in answers)
+
+
+def _epochs(arena: Arena, contestants: list[Contestant]) -> float:
+    """Return the seconds of an epoch of all at once: a long fit less a short one."""
+    short, long = (_fits(arena, contestants, n_epochs) for n_epochs in (FEW, MANY))
+    return (long - short) / (MANY - FEW)
 
 
 def _thread_counts() -> list[int]:
@@ -82,13 +117,12 @@ def _thread_counts() -> list[int]:
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
-def _speed(results: Results, name: str) -> tuple[str, str, str]:
-    """Return the cells of a number of threads: time, spread, and how it compares with one."""
-    seconds = results.times[name]
+def _speed(times: Times, name: str, n_fits: int) -> tuple[str, str, str]:
+    """Return the cells of a row: time, spread, and how much more is done than by one thread."""
     return (
-        f"{1e3 * median(seconds):.4g}",
-        spread(seconds),
-        f"{ratio(results.times, '1', name):.2f}",
+        f"{1e3 * median(times[name]):.4g}",
+        spread(times[name]),
+        f"{n_fits * ratio(times, '1', name):.2f}",
     )
 
 

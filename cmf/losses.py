@@ -237,10 +237,10 @@ def regularization_term(factors: Factors, regularization: float, l1: float = 0.0
     """
     own, implicit = factors.own_user_factors, factors.implicit_factors
     rows = [factors.user_factors if own is None else own, factors.item_factors]
-    more = (rows[1], factors.user_biases[None, :], factors.item_biases[None, :])
+    more = [rows[1], factors.user_biases[None, :], factors.item_biases[None, :]]
     if implicit is not None:
-        more = (*more, implicit)
-    penalty = regularization * sum_squares(rows[0], simd_level(), more)
+        more.append(implicit)
+    penalty = regularization * sum_squares(rows[0], simd_level(), tuple(more))
     if l1 > 0:
         penalty += l1 * float(sum(np.abs(array).sum(dtype=np.float64) for array in rows))
     return penalty
