@@ -7,9 +7,11 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,23 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """What is compared: a library, what to train with, and where it runs.
+    """What is compared: a package, what to train with, and where it runs.
 
-    `environment` holds environment variables of the worker, `tree` another build of cmf.
+    `environment` holds environment variables of the worker, `tree` another build of cmf. Of
+    `copies`, each in a worker of its own, all run at once, and the last to end counts.
     """
 
     name: str
-    library: str = "cmf"
+    package: str = "cmf"
     settings: Settings = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     tree: Path | None = None
+    copies: int = 1
 
     @property
     def seat(self) -> tuple[Any, ...]:
         """Return what contestants have in common that can share a worker."""
-        return (self.library, tuple(sorted(self.environment.items())), self.tree)
+        return (self.package, tuple(sorted(self.environment.items())), self.tree)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,11 @@ class Arena:
 
     def fit(self, contestant: Contestant, n_epochs: int, repeat: int = 1) -> dict[str, Any]:
         """Fit `repeat` times; return the mean ``seconds`` and ``memory``, a rise in bytes."""
-        settings = dict(contestant.settings)
-        return self._worker(contestant).ask(n_epochs=n_epochs, settings=settings, repeat=repeat)
+        request = {"n_epochs": n_epochs, "settings": dict(contestant.settings), "repeat": repeat}
+        workers = [self._worker(contestant, copy) for copy in range(contestant.copies)]
+        with ThreadPoolExecutor(len(workers)) as pool:
+            answers = pool.map(lambda worker: worker.ask(**request), workers)
+            return max(answers, key=itemgetter("seconds"))
 
     def rmse(self, contestant: Contestant) -> float:
         """Return the test RMSE of the last fit in the contestant's worker."""
@@ -122,15 +129,15 @@ class Arena:
             interleave({one.name: partial(turn, one) for one in contestants}, rounds), rmse
         )
 
-    def _worker(self, contestant: Contestant) -> Worker:
-        """Return the worker of a contestant, at first use a new one that has read its ratings."""
-        worker = self._workers.get(contestant.seat)
+    def _worker(self, contestant: Contestant, copy: int = 0) -> Worker:
+        """Return a worker of a contestant, at first use a new one that has read its ratings."""
+        worker = self._workers.get((contestant.seat, copy))
         if worker is None:
             worker = self._stack.enter_context(
-                Worker(contestant.library, self._folder, contestant.environment, contestant.tree)
+                Worker(contestant.package, self._folder, contestant.environment, contestant.tree)
             )
             worker.ask(n_epochs=0)
-            self._workers[contestant.seat] = worker
+            self._workers[contestant.seat, copy] = worker
         return worker
 
 
@@ -173,14 +180,14 @@ def present(contestants: Iterable[Contestant], only: str = "") -> list[Contestan
     """Return the chosen ones whose library is there; print, once, how to get the others."""
     kept = []
     for contestant in contestants:
-        module = peers.module(contestant.library)
+        module = peers.module(contestant.package)
         if not is_chosen(contestant.name, only):
             continue
         if contestant.environment.get("LIBMF_OBJ") or module.present():
             kept.append(contestant)
-        elif contestant.library not in _told:
-            print(f"{contestant.library} is not there ({module.INSTALL}): we go on without.\n")
-            _told.add(contestant.library)
+        elif contestant.package not in _told:
+            print(f"{contestant.package} is not there ({module.INSTALL}): we go on without.\n")
+            _told.add(contestant.package)
     return kept
 
 

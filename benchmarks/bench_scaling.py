@@ -20,22 +20,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks._contest import Arena, Contestant
-from benchmarks._report import (
-    Times,
-    interleave,
-    parser,
-    print_machine,
-    print_table,
-    ratio,
-    spread,
-)
+from benchmarks._contest import Arena, Contestant, Results
+from benchmarks._report import parser, print_machine, print_table, ratio, spread
 from benchmarks.peers.own import PLAIN
 from benchmarks.problems import generated, large_problem, main_problem
 from cmf._threads import available_cpus
@@ -72,18 +62,15 @@ def _threads(arguments: argparse.Namespace) -> None:
     print(problem.describe(), end="\n\n")
     counts = _thread_counts()
     one = Contestant("1", settings={**PLAIN, "n_factors": 64, "n_threads": 1})
-    rows = {str(n): [replace(one, settings={**one.settings, "n_threads": n})] for n in counts}
+    contestants = [
+        one,
+        *(replace(one, name=str(n), settings={**one.settings, "n_threads": n}) for n in counts[1:]),
+    ]
     if counts[-1] > 1:
-        rows[f"{counts[-1]} fits at once"] = [
-            replace(one, environment={"NUMBER": str(n)}) for n in range(counts[-1])
-        ]
+        contestants.append(replace(one, name=f"{counts[-1]} fits at once", copies=counts[-1]))
     with Arena(problem) as arena:
-        for one in (contestant for row in rows.values() for contestant in row):
-            arena.fit(one, 1)  # workers are made one after the other
-        fits, epochs = (
-            interleave({n: partial(time, arena, row) for n, row in rows.items()}, arguments.rounds)
-            for time in (_fits, _epochs)
-        )
+        fits = arena.time_fits(contestants, WHOLE, arguments.rounds)
+        epochs = arena.time_epochs(contestants, FEW, MANY, arguments.rounds)
     print(f"n_factors=64, whole fits of {WHOLE} epochs and epochs, {arguments.rounds} rounds")
     print_table(
         [
@@ -91,24 +78,8 @@ def _threads(arguments: argparse.Namespace) -> None:
             *("fit, ms", "spread", "times as fast as 1"),
             *("epoch, ms", "spread", "times as fast as 1"),
         ],
-        (
-            (name, *_speed(fits, name, len(row)), *_speed(epochs, name, len(row)))
-            for name, row in rows.items()
-        ),
+        ((one.name, *_speed(fits, one), *_speed(epochs, one)) for one in contestants),
     )
-
-
-def _fits(arena: Arena, contestants: list[Contestant], n_epochs: int = WHOLE) -> float:
-    """Fit all at once; return the seconds of the last to end."""
-    with ThreadPoolExecutor(len(contestants)) as pool:
-        answers = pool.map(lambda one: arena.fit(one, n_epochs), contestants)
-        return max(float(answer["seconds"]) for answer in answers)
-
-
-def _epochs(arena: Arena, contestants: list[Contestant]) -> float:
-    """Return the seconds of an epoch of all at once: a long fit less a short one."""
-    short, long = (_fits(arena, contestants, n_epochs) for n_epochs in (FEW, MANY))
-    return (long - short) / (MANY - FEW)
 
 
 def _thread_counts() -> list[int]:
@@ -117,12 +88,13 @@ def _thread_counts() -> list[int]:
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
-def _speed(times: Times, name: str, n_fits: int) -> tuple[str, str, str]:
+def _speed(results: Results, one: Contestant) -> tuple[str, str, str]:
     """Return the cells of a row: time, spread, and how much more is done than by one thread."""
+    seconds = results.times[one.name]
     return (
-        f"{1e3 * median(times[name]):.4g}",
-        spread(times[name]),
-        f"{n_fits * ratio(times, '1', name):.2f}",
+        f"{1e3 * median(seconds):.4g}",
+        spread(seconds),
+        f"{one.copies * ratio(results.times, '1', one.name):.2f}",
     )
 
 

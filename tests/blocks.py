@@ -32,10 +32,10 @@ def _visit(kernel, given, *bounds):
     return math.fsum(walk.losses)
 
 
-def walk_of(n_strips, per_strip=1, patience=10.0):
+def walk_of(n_strips, per_strip=1):
     """Return a walk over groups of one row each, so many for a strip."""
     calls = np.arange(n_strips * per_strip + 1)
-    return Walk(n_strips, calls, calls, patience)
+    return Walk(n_strips, calls, calls, 10.0)
 
 
 def run_grid(task, n_strips, n_threads, per_strip=1, team=None):

@@ -82,9 +82,9 @@ def test_every_rating_is_in_one_block_and_rounds_share_nothing(little_work, seed
     blocks = blocks_of(grid, row_order)
     visited = [j for block in blocks.values() for _, entries in block for j in entries]
     assert sorted(visited) == list(range(ratings.nnz))
-    for visited in rounds_of(grid):
+    for pairs in rounds_of(grid):
         users, items = [], []
-        for g, s in visited:
+        for g, s in pairs:
             block = blocks[g, s]
             users += {u for u, _ in block}
             items += {int(grid.ratings.indices[j]) for _, entries in block for j in entries}
@@ -250,8 +250,8 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases, together, monke
                 model.global_mean_,
                 *rates,
             )
-            for visited in rounds_of(grid)
-            for g, s in visited
+            for pairs in rounds_of(grid)
+            for g, s in pairs
         )
         assert model.history_["running_mse"][epoch - 1] == pytest.approx(squared / ratings.nnz)
     np.testing.assert_allclose(model.user_factors_, P, rtol=1e-10, atol=1e-14)

@@ -508,8 +508,7 @@ except KeyboardInterrupt:
 
 # The main thread sleeps in compiled code: all that is left waits for the block of the other one.
 INTERRUPT_ASLEEP = """
-import os, signal, sys, threading, time
-import numpy as np
+import os, signal, sys, threading
 from blocks import walk_of
 from cmf._threads import Team
 

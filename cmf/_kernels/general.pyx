@@ -127,7 +127,7 @@ def general_epoch(
     bint nonnegative,
     bint together,                              # the item steps from the user's old row
 ):
-    """Visit blocks until none is left: True. False: call again.
+    """Visit blocks; True when none is left. False: call again, so that Python can look for signals.
 
     Added up are weighted losses, each as it was just before its own step, in double. The GIL is
     released.

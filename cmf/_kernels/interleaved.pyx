@@ -90,10 +90,11 @@ def interleaved_epoch(
     floating item_bias_decay,
     floating gradient_weight,   # of squared gradients in the records' sums
 ):
-    """Visit blocks until none is left, and settle each strip at the end: True. False: call again.
+    """Visit blocks; True when none is left. False: call again, so that Python can look for signals.
 
-    Added up are squared errors, each as it was just before its own step, in double. What an item's
-    row stands for until its strip is settled is its numbers times its scale. The GIL is released.
+    A strip is settled after its last visit. Added up are squared errors, each as it was just before
+    its own step, in double. What an item's row stands for until its strip is settled is its numbers
+    times its scale. The GIL is released.
     """
     cdef:
         cmf_walk* walk = walk_of(blocks, worker)

@@ -21,7 +21,8 @@
 #include <stdint.h>
 #include <time.h>
 
-#define CMF_LONGEST_SLEEP 50000 /* of worker 0, in microseconds */
+/* Microseconds that worker 0 sleeps at most before it goes back to the interpreter, too. */
+#define CMF_LONGEST_SLEEP 50000
 
 typedef enum { CMF_OVER, CMF_PAUSED, CMF_VISIT } cmf_walk_state;
 
@@ -36,7 +37,7 @@ typedef struct {
 } cmf_worker;
 
 typedef struct {
-    int64_t n_strips, n_groups, n_calls;
+    int64_t n_strips, n_groups;
     int64_t *calls;        /* (n_calls + 1,) call c visits positions calls[c] to calls[c + 1] - 1 */
     int64_t *group_calls;  /* (n_groups + 1,) group g has calls group_calls[g] to the next */
     double *losses;        /* (n_groups, n_strips) for the visitors to add to */

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 
 @cython.auto_pickle(False)
 cdef class Walk:
-    """Which block is next, and what has been lost in each.
+    """Which block is next, and the sum of the losses in each.
 
     Kernels take it, and the number of the worker that calls them. They come back when the walk is
     over, and worker 0 now and then in between: Ctrl-C is for Python to notice.
@@ -31,14 +31,14 @@ cdef class Walk:
         walk.n_strips = n_strips
         walk.n_groups = n_groups
         walk.patience = patience * CLOCKS_PER_SEC
-        walk.calls = <int64_t*> numbers(calls.shape[0], sizeof(int64_t))
-        walk.group_calls = <int64_t*> numbers(n_groups + 1, sizeof(int64_t))
-        walk.losses = <double*> numbers(n_groups * n_strips, sizeof(double))
-        walk.strip_visits = <int64_t*> numbers(n_strips, sizeof(int64_t))
-        walk.group_visits = <int64_t*> numbers(n_groups, sizeof(int64_t))
-        walk.strip_held = <int*> numbers(n_strips, sizeof(int))
-        walk.group_held = <int*> numbers(n_groups, sizeof(int))
-        walk.workers = <cmf_worker*> numbers(n_strips, sizeof(cmf_worker))
+        walk.calls = <int64_t*> zeros(calls.shape[0], sizeof(int64_t))
+        walk.group_calls = <int64_t*> zeros(n_groups + 1, sizeof(int64_t))
+        walk.losses = <double*> zeros(n_groups * n_strips, sizeof(double))
+        walk.strip_visits = <int64_t*> zeros(n_strips, sizeof(int64_t))
+        walk.group_visits = <int64_t*> zeros(n_groups, sizeof(int64_t))
+        walk.strip_held = <int*> zeros(n_strips, sizeof(int))
+        walk.group_held = <int*> zeros(n_groups, sizeof(int))
+        walk.workers = <cmf_worker*> zeros(n_strips, sizeof(cmf_worker))
         for k in range(calls.shape[0]):
             walk.calls[k] = calls[k]
         for k in range(n_groups + 1):
@@ -102,8 +102,7 @@ cdef class Walk:
         return own.group, own.strip, walk.calls[own.call], walk.calls[own.call + 1]
 
 
-cdef void* numbers(size_t n, size_t itemsize) except NULL:
-    # Zeros of some kind.
+cdef void* zeros(size_t n, size_t itemsize) except NULL:
     cdef void* memory = PyMem_Calloc(n, itemsize)
 
     if memory == NULL:
