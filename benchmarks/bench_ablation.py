@@ -61,7 +61,7 @@ VARIANTS = [
     Variant("ratings not fetched ahead", {"CMF_RATINGS_AHEAD": "0"}),
     Variant("rows without scales", {"CMF_SCALED(n)": "0"}),
     Variant("all rows with scales", {"CMF_SCALED(n)": "1"}),
-    Variant("items read twice", {"CMF_MAX_KEPT": "1"}),
+    Variant("inner products not early", {"CMF_EARLY(n,rowwise)": "0"}),
     Variant("adaptive rates", settings={**dict.fromkeys(PLAIN), **ADAPTIVE}),
     Variant("no biases", settings={"biases": False}),
     Variant("stored order", settings={**dict.fromkeys(PLAIN), "shuffle": False}),

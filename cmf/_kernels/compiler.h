@@ -29,10 +29,12 @@
 #define CMF_FETCH_TO_READ(address) __builtin_prefetch((address), 0, 3)
 #define CMF_FETCH_TO_WRITE(address) __builtin_prefetch((address), 1, 3)
 #define CMF_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define CMF_NOINLINE __attribute__((noinline))
 #else
 #define CMF_FETCH_TO_READ(address) ((void)(address))
 #define CMF_FETCH_TO_WRITE(address) ((void)(address))
 #define CMF_UNLIKELY(condition) (condition)
+#define CMF_NOINLINE
 #endif
 
 /* Whether there are instruction-set levels above the baseline. */

@@ -15,13 +15,6 @@
 
 /* Rows of so many blocks of CMF_ROW_BYTES are held in registers, as far as there are any. */
 #define CMF_MAX_HELD_BLOCKS 8
-/* Of an item's row, at most so many vectors are. */
-#ifndef CMF_MAX_KEPT
-#define CMF_MAX_KEPT 8
-#endif
-#ifndef CMF_MAX_KEPT_WITH_RECORDS
-#define CMF_MAX_KEPT_WITH_RECORDS 6
-#endif
 #define CMF_MAX_STREAMS 4
 #ifndef CMF_STREAMS
 #define CMF_STREAMS(n_blocks, rowwise) ((n_blocks) <= 4 && !(rowwise) ? 3 : 2)
@@ -32,6 +25,17 @@
 #endif
 /* A scaled row that a stream holds is settled after so many visits at the latest. */
 #define CMF_MOST_VISITS 128
+/* Whether the inner product of the next turn is taken before the rows of this one move. With AVX2
+ * three rows of such lengths leave no register for what has to wait meanwhile. */
+#ifndef CMF_EARLY
+#if CMF_VECTOR_BYTES == 64
+#define CMF_EARLY(n_blocks, rowwise) ((rowwise) || (n_blocks) > 1)
+#elif CMF_VECTOR_BYTES == 32
+#define CMF_EARLY(n_blocks, rowwise) ((rowwise) || (n_blocks) < 3 || (n_blocks) > 4)
+#else
+#define CMF_EARLY(n_blocks, rowwise) 1
+#endif
+#endif
 /* How many of a stream's own visits ahead an item's row is fetched. */
 #ifndef CMF_STEPS_AHEAD
 #define CMF_STEPS_AHEAD 2

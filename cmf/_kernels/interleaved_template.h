@@ -16,6 +16,10 @@
  * While a stream holds a row, the user's factors are in registers (or next to them); rows of at
  * most 8 * CMF_ROW_BYTES bytes have code of their own length, which is what makes this possible.
  *
+ * A step waits for its inner product, and processors look ahead at no more than a step or two: the
+ * inner product of the next turn is taken before the rows of this one move. It is the same then,
+ * as streams hold different users, except where both turns are on the same item, and it waits.
+ *
  * Longer rows of these are kept as a scale times a vector (L. Bottou, "Stochastic gradient descent
  * tricks", 2012): the decay of a step then multiplies one number instead of the row, and two of
  * five operations a vector are saved. Users' rows are settled, that is multiplied by their scale,
@@ -78,6 +82,13 @@ typedef struct {
     /* With records: the scale of the row held, and as in them, the norm that of the row itself. */
     PAIR scale, gradients, norm, shrink;
 } NAME(stream_);
+
+/* The turn of a stream: its row, if that is held, and the position of the rating to visit. */
+typedef struct {
+    NAME(stream_) *stream;
+    VECTOR *user;
+    int64_t position;
+} NAME(turn_);
 
 /* A scale below LEAST_SCALE is not let become any smaller: its square is still a good number. Rows
  * that streams hold are settled earlier, before theirs falls below its square root. */
@@ -354,38 +365,29 @@ CMF_INLINE NAME(change_) NAME(by_records_)(const JOB *job, NAME(stream_) * strea
                            OF_ITEM(decay)};
 }
 
-/* The step on the rating at a position; the squared error is returned. */
-CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *held_user,
-                              const NAME(visit_) * visits, const int n_blocks, const int held,
-                              const int scaled, const int rowwise, int64_t position,
-                              int64_t ahead) {
-    const int n_vectors = n_blocks * PER_BLOCK;
-    const int keep = held && n_vectors <= (rowwise ? CMF_MAX_KEPT_WITH_RECORDS : CMF_MAX_KEPT);
-    VECTOR *user = held ? held_user : NAME(user_row_)(job, stream->row);
-    int64_t i = job->indices[position];
-    VECTOR *item = (VECTOR *)(job->item_factors + (size_t)i * NAME(stride_)(job, n_blocks, held));
-    REAL *item_bias = job->item_biases + i;
-    REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
-    VECTOR kept[CMF_MAX_HELD_BLOCKS * PER_BLOCK];
+CMF_INLINE VECTOR *NAME(item_row_)(const JOB *job, const int n_blocks, const int held, int64_t i) {
+    return (VECTOR *)(job->item_factors + (size_t)i * NAME(stride_)(job, n_blocks, held));
+}
 
-    NAME(fetch_items_)(job, n_blocks, held, position, ahead);
+/* Inner product of the row of a turn and of an item, both without their scales. */
+CMF_INLINE EACH NAME(product_)(const JOB *job, NAME(turn_) turn, const int n_blocks,
+                               const int held, const int scaled, int64_t i) {
+    VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
     if (scaled) NAME(keep_scale_)(job, item, n_blocks, i);
-    if (keep) CMF_UNROLL for (int v = 0; v < n_vectors; v++) {
-            kept[v] = item[v];
-            CMF_KEEP(kept[v]);
-        }
-    const VECTOR *before = keep ? kept : item;
-    const EACH product = NAME(dots_)(user, before, n_blocks, held);
-    REAL *item_scale = job->item_scales + i;
-    const NAME(visit_) *visit = scaled ? visits + (position - stream->settled) : visits;
-    const NAME(change_) step =
-        rowwise ? NAME(by_records_)(job, stream, record, item_bias, item_scale,
-                                    job->ratings[position], product, scaled)
-                : NAME(by_rule_)(job, stream, visit, item_bias, item_scale,
-                                 job->ratings[position], ONE_OF(product), scaled);
+    return NAME(dots_)(held ? turn.user : NAME(user_row_)(job, turn.stream->row), item, n_blocks,
+                       held);
+}
+
+/* Add the rows of a turn to each other, as a change tells. */
+CMF_INLINE void NAME(move_)(const JOB *job, NAME(turn_) turn, NAME(change_) step,
+                            const int n_blocks, const int held, const int scaled,
+                            const int rowwise, int64_t i) {
+    VECTOR *user = held ? turn.user : NAME(user_row_)(job, turn.stream->row);
+    VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
     CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
-            VECTOR moved = user[v], other = before[v];
+            VECTOR moved = user[v], other = item[v];
+            if (held) CMF_KEEP(other);
             VECTOR seen = moved;
             if (!scaled) moved *= step.user_decay;
             moved += step.user_gain * other;
@@ -394,6 +396,32 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(stream_) * stream, VECTOR *he
             user[v] = moved;
             item[v] = other + step.item_gain * seen;
         }
+}
+
+/* The step of a turn, given its inner product, which is brought to that of the next turn, unless
+ * that has no stream. The squared error is returned. */
+CMF_INLINE double NAME(step_)(const JOB *job, NAME(turn_) turn, NAME(turn_) next, EACH *product,
+                              const NAME(visit_) * visits, const int n_blocks, const int held,
+                              const int scaled, const int rowwise, int64_t ahead) {
+    NAME(stream_) *stream = turn.stream;
+    const int early = next.stream && next.stream != stream && CMF_EARLY(n_blocks, rowwise);
+    const int64_t i = job->indices[turn.position];
+    REAL *item_bias = job->item_biases + i, *item_scale = job->item_scales + i;
+    REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
+    const NAME(visit_) *visit = scaled ? visits + (turn.position - stream->settled) : visits;
+
+    NAME(fetch_items_)(job, n_blocks, held, turn.position, ahead);
+    const NAME(change_) step =
+        rowwise ? NAME(by_records_)(job, stream, record, item_bias, item_scale,
+                                    job->ratings[turn.position], *product, scaled)
+                : NAME(by_rule_)(job, stream, visit, item_bias, item_scale,
+                                 job->ratings[turn.position], ONE_OF(*product), scaled);
+    const int64_t next_i = next.stream ? job->indices[next.position] : -1;
+    if (early && !CMF_UNLIKELY(next_i == i))
+        *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
+    NAME(move_)(job, turn, step, n_blocks, held, scaled, rowwise, i);
+    if (next.stream && (!early || CMF_UNLIKELY(next_i == i)))
+        *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
     return (double)step.error * (double)step.error;
 }
 
@@ -425,21 +453,49 @@ CMF_INLINE int64_t NAME(ahead_)(const JOB *job, const NAME(stream_) * stream, in
     return stream->next + turns + CMF_STEPS_AHEAD <= job->n_ratings ? CMF_STEPS_AHEAD : 0;
 }
 
+/* So many turns of every stream; the squared errors are added up for each. */
+CMF_INLINE void NAME(take_turns_)(const JOB *job, NAME(stream_) * streams,
+                                  VECTOR (*users)[CMF_MAX_HELD_BLOCKS * PER_BLOCK],
+                                  double *squared, const NAME(visit_) * visits,
+                                  const int n_blocks, const int n_streams, const int held,
+                                  const int scaled, const int rowwise, int64_t turns,
+                                  int64_t ahead) {
+#define CMF_TURN(m, turn) {&streams[m], users[m], streams[m].next + (turn)}
+    const int last = n_streams - 1;
+    NAME(turn_) own = CMF_TURN(0, 0);
+    EACH product = NAME(product_)(job, own, n_blocks, held, scaled, job->indices[own.position]);
+    int64_t turn = 0;
+    for (;; turn++) {
+        CMF_UNROLL for (int m = 0; m < last; m++) {
+            const NAME(turn_) one = CMF_TURN(m, turn), next = CMF_TURN(m + 1, turn);
+            squared[m] += NAME(step_)(job, one, next, &product, visits, n_blocks, held, scaled,
+                                      rowwise, ahead);
+        }
+        if (turn == turns - 1) break;
+        const NAME(turn_) one = CMF_TURN(last, turn), next = CMF_TURN(0, turn + 1);
+        squared[last] += NAME(step_)(job, one, next, &product, visits, n_blocks, held, scaled,
+                                     rowwise, ahead);
+    }
+    const NAME(turn_) one = CMF_TURN(last, turn), none = {0};
+    squared[last] += NAME(step_)(job, one, none, &product, visits, n_blocks, held, scaled, rowwise,
+                                 ahead);
+#undef CMF_TURN
+}
+
 /* The visits of a row that no other stream takes turns with. */
-CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream,
+                                VECTOR (*user)[CMF_MAX_HELD_BLOCKS * PER_BLOCK],
                                 const NAME(visit_) * visits, const int n_blocks, const int held,
                                 const int scaled, const int rowwise, int64_t most_visits) {
     double squared = 0;
     while (stream->next < stream->end) {
         const int64_t turns = NAME(turns_of_)(stream, scaled, most_visits);
-        const int64_t ahead = NAME(ahead_)(job, stream, turns);
-        for (int64_t turn = 0; turn < turns; turn++)
-            squared += NAME(step_)(job, stream, user, visits, n_blocks, held, scaled, rowwise,
-                                   stream->next + turn, ahead);
+        NAME(take_turns_)(job, stream, user, &squared, visits, n_blocks, 1, held, scaled, rowwise,
+                          turns, NAME(ahead_)(job, stream, turns));
         stream->next += turns;
-        if (scaled) NAME(settle_)(stream, user, visits, n_blocks, rowwise);
+        if (scaled) NAME(settle_)(stream, *user, visits, n_blocks, rowwise);
     }
-    NAME(give_)(job, stream, user, visits, n_blocks, held, scaled, rowwise);
+    NAME(give_)(job, stream, *user, visits, n_blocks, held, scaled, rowwise);
     return squared;
 }
 
@@ -470,10 +526,8 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
             const int64_t own_ahead = NAME(ahead_)(job, &streams[m], turns);
             ahead = own_ahead < ahead ? own_ahead : ahead;
         }
-        for (int64_t turn = 0; turn < turns; turn++)
-            CMF_UNROLL for (int m = 0; m < n_streams; m++)
-                squared[m] += NAME(step_)(job, &streams[m], users[m], visits, n_blocks, held,
-                                          scaled, rowwise, streams[m].next + turn, ahead);
+        NAME(take_turns_)(job, streams, users, squared, visits, n_blocks, n_streams, held, scaled,
+                          rowwise, turns, ahead);
         CMF_UNROLL for (int m = 0; m < n_streams; m++) {
             streams[m].next += turns;
             if (streams[m].next == streams[m].end) {
@@ -490,23 +544,52 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     double total = 0;
     CMF_UNROLL for (int m = 0; m < n_streams; m++) {
         if (streams[m].row >= 0) {
-            squared[m] += NAME(finish_)(job, &streams[m], users[m], visits, n_blocks, held, scaled,
-                                        rowwise, most_visits);
+            squared[m] += NAME(finish_)(job, &streams[m], &users[m], visits, n_blocks, held,
+                                        scaled, rowwise, most_visits);
         }
         total += squared[m];
     }
     return total;
 }
 
-CMF_INLINE double NAME(any_length_)(const JOB *job, const int rowwise) {
+/* Every length is a function of its own: in one large one compilers make worse use of registers,
+ * and take their time. */
+#define CMF_OF(n)                                                                                  \
+    static CMF_NOINLINE double NAME(rows_of_##n##_)(const JOB *job) {                              \
+        return NAME(epoch_)(job, n, CMF_STREAMS(n, 0), 1, CMF_SCALED(n), 0);                       \
+    }                                                                                              \
+    static CMF_NOINLINE double NAME(recorded_rows_of_##n##_)(const JOB *job) {                     \
+        return NAME(epoch_)(job, n, CMF_STREAMS(n, 1), 1, CMF_SCALED(n), 1);                       \
+    }
+CMF_OF(1)
+CMF_OF(2)
+CMF_OF(3)
+CMF_OF(4)
+CMF_OF(5)
+CMF_OF(6)
+CMF_OF(7)
+CMF_OF(8)
+#undef CMF_OF
+
+/* Rows of any length, which are not held. */
+static CMF_NOINLINE double NAME(rows_)(const JOB *job, int n_blocks) {
+    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, 0), 0, 0, 0);
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, 0), 0, 0, 0);
+}
+
+static CMF_NOINLINE double NAME(recorded_rows_)(const JOB *job, int n_blocks) {
+    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, 1), 0, 0, 1);
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, 1), 0, 0, 1);
+}
+
+double NAME(cmf_interleaved_)(const JOB *job) {
     const int n_blocks = (int)(job->stride * sizeof(REAL) / CMF_ROW_BYTES);
     /* Scales want decays that are not far from 1, as rates of use give them. */
     const int mild = job->user_decay >= (REAL)0.5 && job->item_decay >= (REAL)0.5;
 #define CMF_OF(n)                                                                                  \
     case n:                                                                                        \
-        if (mild || !CMF_SCALED(n))                                                                \
-            return NAME(epoch_)(job, n, CMF_STREAMS(n, rowwise), 1, CMF_SCALED(n), rowwise);       \
-        break;
+        if (!mild && CMF_SCALED(n)) break;                                                         \
+        return job->user_records ? NAME(recorded_rows_of_##n##_)(job) : NAME(rows_of_##n##_)(job);
     switch (n_blocks) {
         CMF_OF(1)
         CMF_OF(2)
@@ -519,12 +602,7 @@ CMF_INLINE double NAME(any_length_)(const JOB *job, const int rowwise) {
     default: break;
     }
 #undef CMF_OF
-    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, rowwise), 0, 0, rowwise);
-    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, rowwise), 0, 0, rowwise);
-}
-
-double NAME(cmf_interleaved_)(const JOB *job) {
-    return job->user_records ? NAME(any_length_)(job, 1) : NAME(any_length_)(job, 0);
+    return job->user_records ? NAME(recorded_rows_)(job, n_blocks) : NAME(rows_)(job, n_blocks);
 }
 
 #undef VECTOR
