@@ -26,15 +26,11 @@
 /* A scaled row that a stream holds is settled after so many visits at the latest. */
 #define CMF_MOST_VISITS 128
 /* Whether the inner product of the next turn is taken before the rows of this one move. With AVX2
- * three rows of such lengths leave no register for what has to wait meanwhile. */
+ * three rows of 3 or 4 blocks leave no register for what has to wait meanwhile. */
 #ifndef CMF_EARLY
-#if CMF_VECTOR_BYTES == 64
-#define CMF_EARLY(n_blocks, rowwise) ((rowwise) || (n_blocks) > 1)
-#elif CMF_VECTOR_BYTES == 32
-#define CMF_EARLY(n_blocks, rowwise) ((rowwise) || (n_blocks) < 3 || (n_blocks) > 4)
-#else
-#define CMF_EARLY(n_blocks, rowwise) 1
-#endif
+#define CMF_EARLY(n_blocks, rowwise)                                                               \
+    ((rowwise) || CMF_VECTOR_BYTES == 16 || (n_blocks) > 4 ||                                      \
+     (CMF_VECTOR_BYTES == 64 ? (n_blocks) > 1 : (n_blocks) < 3))
 #endif
 /* How many of a stream's own visits ahead an item's row is fetched. */
 #ifndef CMF_STEPS_AHEAD
