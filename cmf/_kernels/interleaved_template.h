@@ -552,24 +552,18 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     return total;
 }
 
+#define CMF_HELD_LENGTHS(OF) OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) OF(7) OF(8)
+
 /* Every length is a function of its own: in one large one compilers make worse use of registers,
  * and take their time. */
-#define CMF_OF(n)                                                                                  \
+#define CMF_DEFINE(n)                                                                              \
     static CMF_NOINLINE double NAME(rows_of_##n##_)(const JOB *job) {                              \
         return NAME(epoch_)(job, n, CMF_STREAMS(n, 0), 1, CMF_SCALED(n), 0);                       \
     }                                                                                              \
     static CMF_NOINLINE double NAME(recorded_rows_of_##n##_)(const JOB *job) {                     \
         return NAME(epoch_)(job, n, CMF_STREAMS(n, 1), 1, CMF_SCALED(n), 1);                       \
     }
-CMF_OF(1)
-CMF_OF(2)
-CMF_OF(3)
-CMF_OF(4)
-CMF_OF(5)
-CMF_OF(6)
-CMF_OF(7)
-CMF_OF(8)
-#undef CMF_OF
+CMF_HELD_LENGTHS(CMF_DEFINE)
 
 /* Rows of any length, which are not held. */
 static CMF_NOINLINE double NAME(rows_)(const JOB *job, int n_blocks) {
@@ -586,25 +580,20 @@ double NAME(cmf_interleaved_)(const JOB *job) {
     const int n_blocks = (int)(job->stride * sizeof(REAL) / CMF_ROW_BYTES);
     /* Scales want decays that are not far from 1, as rates of use give them. */
     const int mild = job->user_decay >= (REAL)0.5 && job->item_decay >= (REAL)0.5;
-#define CMF_OF(n)                                                                                  \
+#define CMF_CASE(n)                                                                                \
     case n:                                                                                        \
         if (!mild && CMF_SCALED(n)) break;                                                         \
         return job->user_records ? NAME(recorded_rows_of_##n##_)(job) : NAME(rows_of_##n##_)(job);
     switch (n_blocks) {
-        CMF_OF(1)
-        CMF_OF(2)
-        CMF_OF(3)
-        CMF_OF(4)
-        CMF_OF(5)
-        CMF_OF(6)
-        CMF_OF(7)
-        CMF_OF(8)
+        CMF_HELD_LENGTHS(CMF_CASE)
     default: break;
     }
-#undef CMF_OF
     return job->user_records ? NAME(recorded_rows_)(job, n_blocks) : NAME(rows_)(job, n_blocks);
 }
 
+#undef CMF_HELD_LENGTHS
+#undef CMF_DEFINE
+#undef CMF_CASE
 #undef VECTOR
 #undef SHORT
 #undef PER_BLOCK
