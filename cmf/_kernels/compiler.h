@@ -5,7 +5,7 @@
 #if defined(_MSC_VER)
 #define CMF_RESTRICT __restrict
 #define CMF_INLINE static __forceinline
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(CMF_SANITIZED)
 #define CMF_RESTRICT __restrict__
 #define CMF_INLINE static inline __attribute__((always_inline))
 #else
@@ -14,7 +14,8 @@
 #endif
 
 /* Before a loop whose rounds are to be written out: all of up to 64, eight at a time, none. With
- * CMF_SANITIZED loops stay loops, for sanitizers make much of every access. */
+ * CMF_SANITIZED loops stay loops, and functions above functions: sanitizers make much of every
+ * access, and compilers would take a minute for a file. */
 #if defined(__GNUC__) && !defined(CMF_SANITIZED)
 #define CMF_UNROLL _Pragma("GCC unroll 64")
 #define CMF_UNROLL_BY_8 _Pragma("GCC unroll 8")
