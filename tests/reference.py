@@ -76,13 +76,20 @@ def step(p, q, error, alpha, beta):
 # --- interleaved --------------------------------------------------------------------------------
 
 
-def streams_of(n_factors, dtype, *, rowwise=False):
-    """Return how many rows are visited in turns: three if they are short, else two.
+AVX512 = 2  # the highest level
 
-    With a record for each row it is always two.
+
+def streams_of(n_factors, dtype, level=0, *, rowwise=False):
+    """Return how many rows are visited in turns: four of up to 128 bytes, two of the longest.
+
+    Between them are three, where registers hold them.
     """
-    n_blocks = math.ceil(n_factors * dtype.itemsize / 64)
-    return 3 if n_blocks * 64 <= 256 and not rowwise else 2
+    n_bytes = 64 * math.ceil(n_factors * dtype.itemsize / 64)
+    if n_bytes <= 128:
+        return 4
+    if level == AVX512:
+        return 3 if n_bytes <= (256 if rowwise else 448) else 2
+    return 3 if n_bytes <= 256 and not rowwise else 2
 
 
 def interleaved_visits(cuts, row_order, n_streams, strip=0, n_strips=1):
@@ -170,6 +177,11 @@ def squared_gradient(record, error, row, other):
 
 
 # --- implicit -----------------------------------------------------------------------------------
+
+
+def implicit_streams_of(n_factors, dtype):
+    """Return the same for the epoch with implicit factors, where it is three or two."""
+    return 3 if n_factors * dtype.itemsize <= 256 else 2
 
 
 def implicit_events(indptr, row_order, n_streams):

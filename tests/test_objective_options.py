@@ -455,7 +455,7 @@ def test_an_implicit_epoch_equals_plain_python():
     records = [np.tile([1.0, 0, 0.1, 0.1], (n, 1)) for n in (12, 9)]
     stored = ratings.indptr, ratings.indices, ratings.data, order, weights
     rates = model.global_mean_, 0.02, 0.02, 0.02, 0.5, 0.2, 0.0
-    n_streams = reference.streams_of(3, np.dtype("float64"))
+    n_streams = reference.implicit_streams_of(3, np.dtype("float64"))
     squared = reference.implicit_epoch(
         *stored, *arrays, b, c, *records, None, 0, 12, n_streams, *rates
     )

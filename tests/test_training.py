@@ -63,8 +63,9 @@ def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
                 rate = 2 * model.learning_rate
                 decay = 1 - model.learning_rate * model.regularization
                 rates = rate, rate, rate if model.biases else 0.0, *[decay] * 4, 0.0
+                visited = *rows, 0, 1, reference.streams_of(P.shape[1], P.dtype)
                 total += reference.interleaved_epoch(
-                    *start, order, P, Q, b, c, None, None, *rows, 0, 1, 3, mean, *rates
+                    *start, order, P, Q, b, c, None, None, *visited, mean, *rates
                 )
             else:
                 biases = (b, c) if model.biases else (None, None)

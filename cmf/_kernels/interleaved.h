@@ -16,8 +16,16 @@
 /* Rows of so many blocks of CMF_ROW_BYTES are held in registers, as far as there are any. */
 #define CMF_MAX_HELD_BLOCKS 8
 #define CMF_MAX_STREAMS 4
+/* How many rows take turns: as many as fill the wait for a sum, as far as registers hold them. Those
+ * of 64 bytes are twice as many, and hold a block each. */
+#if CMF_VECTOR_BYTES == 64
+#define CMF_MOST_OF_THREE(rowwise) ((rowwise) ? 4 : 7)
+#else
+#define CMF_MOST_OF_THREE(rowwise) ((rowwise) ? 2 : 4)
+#endif
 #ifndef CMF_STREAMS
-#define CMF_STREAMS(n_blocks, rowwise) ((n_blocks) <= 4 && !(rowwise) ? 3 : 2)
+#define CMF_STREAMS(n_blocks, rowwise)                                                             \
+    ((n_blocks) <= 2 ? 4 : (n_blocks) <= CMF_MOST_OF_THREE(rowwise) ? 3 : 2)
 #endif
 /* Whether rows of so many blocks are worth a scale of their own. */
 #ifndef CMF_SCALED

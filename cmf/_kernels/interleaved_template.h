@@ -565,16 +565,13 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     }
 CMF_HELD_LENGTHS(CMF_DEFINE)
 
-/* Rows of any length, which are not held. */
-static CMF_NOINLINE double NAME(rows_)(const JOB *job, int n_blocks) {
-    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, 0), 0, 0, 0);
-    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, 0), 0, 0, 0);
-}
-
-static CMF_NOINLINE double NAME(recorded_rows_)(const JOB *job, int n_blocks) {
-    if (n_blocks <= 4) return NAME(epoch_)(job, n_blocks, CMF_STREAMS(4, 1), 0, 0, 1);
-    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, 1), 0, 0, 1);
-}
+/* Rows of any length, which are not held; those of one block or two always are. */
+#define CMF_ANY_LENGTH(rowwise)                                                                    \
+    if (CMF_STREAMS(n_blocks, rowwise) > 2)                                                        \
+        return NAME(epoch_)(job, n_blocks, CMF_STREAMS(3, rowwise), 0, 0, rowwise);                \
+    return NAME(epoch_)(job, n_blocks, CMF_STREAMS(9, rowwise), 0, 0, rowwise);
+static CMF_NOINLINE double NAME(rows_)(const JOB *job, int n_blocks) { CMF_ANY_LENGTH(0) }
+static CMF_NOINLINE double NAME(recorded_rows_)(const JOB *job, int n_blocks) { CMF_ANY_LENGTH(1) }
 
 double NAME(cmf_interleaved_)(const JOB *job) {
     const int n_blocks = (int)(job->stride * sizeof(REAL) / CMF_ROW_BYTES);
@@ -593,6 +590,7 @@ double NAME(cmf_interleaved_)(const JOB *job) {
 
 #undef CMF_HELD_LENGTHS
 #undef CMF_DEFINE
+#undef CMF_ANY_LENGTH
 #undef CMF_CASE
 #undef VECTOR
 #undef SHORT

@@ -133,7 +133,7 @@ def run_twin(problem, rows=None, n_streams=None):
     model = [array.astype(np.float64) for array in problem.model]
     rows = (0, problem.n_users) if rows is None else rows
     if n_streams is None:
-        n_streams = reference.streams_of(problem.n_factors, problem.dtype)
+        n_streams = reference.implicit_streams_of(problem.n_factors, problem.dtype)
     total = reference.implicit_epoch(
         *problem.inputs, *model, None, *rows, n_streams, *problem.scalars
     )
@@ -313,10 +313,11 @@ def test_without_implicit_factors_steps_are_those_of_the_plain_epoch(level, prob
     )
     total, model = run(problem, level)
     P, Q, _, b, c, user_records, item_records = (a.astype(np.float64) for a in problem.model)
+    n_streams = reference.implicit_streams_of(problem.n_factors, problem.dtype)
     expected = reference.interleaved_epoch(
         *problem.inputs[:4],
         *(P, Q, b, c, user_records, item_records),
-        *(0, problem.n_users, 0, 1, reference.streams_of(problem.n_factors, problem.dtype)),
+        *(0, problem.n_users, 0, 1, n_streams),
         *(problem.global_mean, problem.user_rate, problem.item_rate, problem.bias_rate),
         *(1.0, 1.0, 1.0, 1.0, problem.gradient_weight),
     )
