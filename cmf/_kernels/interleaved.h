@@ -15,9 +15,8 @@
 
 /* Rows of so many blocks of CMF_ROW_BYTES are held in registers, as far as there are any. */
 #define CMF_MAX_HELD_BLOCKS 8
-#define CMF_MAX_STREAMS 4
-/* How many rows take turns: as many as fill the wait for a sum, as far as registers hold them. Those
- * of 64 bytes are twice as many, and hold a block each. */
+/* How many rows take turns, at most 4: as many as fill the wait for a sum, as far as registers hold
+ * them. Those of 64 bytes are twice as many, and hold a block each. */
 #if CMF_VECTOR_BYTES == 64
 #define CMF_MOST_OF_THREE(rowwise) ((rowwise) ? 4 : 7)
 #else

@@ -83,10 +83,16 @@ typedef struct {
     PAIR scale, gradients, norm, shrink;
 } NAME(stream_);
 
+/* A user's row that is held. Vectors are named as members of this, and streams one by one: what a
+ * compiler has once seen a pointer to, in a loop over it, stays in memory. */
+typedef struct {
+    VECTOR of[CMF_MAX_HELD_BLOCKS * PER_BLOCK];
+} NAME(held_);
+
 /* The turn of a stream: its row, if that is held, and the position of the rating to visit. */
 typedef struct {
     NAME(stream_) *stream;
-    VECTOR *user;
+    NAME(held_) *user;
     int64_t position;
 } NAME(turn_);
 
@@ -106,7 +112,7 @@ typedef struct {
 } NAME(visit_);
 
 /* Below, n_blocks is the number of blocks of CMF_ROW_BYTES in a row, `held` says that the user's
- * row is in `user`, not in memory, `scaled` that rows have scales, which takes held rows, and
+ * row is in registers, not in memory, `scaled` that rows have scales, which takes held rows, and
  * `rowwise` that they have records. All are constants wherever `held` is true. */
 
 CMF_INLINE VECTOR *NAME(user_row_)(const JOB *job, int64_t row) {
@@ -115,32 +121,30 @@ CMF_INLINE VECTOR *NAME(user_row_)(const JOB *job, int64_t row) {
 
 /* Inner product, in two sums and more, so that additions need not wait for each other; with vector
  * types in all lanes. */
-CMF_INLINE EACH NAME(dots_)(const VECTOR *user, const VECTOR *item, const int n_blocks,
-                           const int held) {
-    const int n_vectors = n_blocks * PER_BLOCK;
-    VECTOR even = user[0] * item[0];
-    if (n_vectors == 1) return NAME(sum_each_)(even);
-    VECTOR odd = user[1] * item[1];
-    if (held) {
-        CMF_UNROLL for (int v = 2; v < n_vectors; v++) {
-            if (v % 2 == 0)
-                even += user[v] * item[v];
-            else
-                odd += user[v] * item[v];
-        }
-    } else {
-        for (int v = 2; v + 1 < n_vectors; v += 2) {
-            even += user[v] * item[v];
-            odd += user[v + 1] * item[v + 1];
-        }
-        if (n_vectors % 2 == 1) even += user[n_vectors - 1] * item[n_vectors - 1];
+CMF_INLINE EACH NAME(held_dots_)(const NAME(held_) * user, const VECTOR *item,
+                                 const int n_blocks) {
+    VECTOR even = user->of[0] * item[0];
+    if (n_blocks * PER_BLOCK == 1) return NAME(sum_each_)(even);
+    VECTOR odd = user->of[1] * item[1];
+    CMF_UNROLL for (int v = 2; v < n_blocks * PER_BLOCK; v++) {
+        if (v % 2 == 0)
+            even += user->of[v] * item[v];
+        else
+            odd += user->of[v] * item[v];
     }
     return NAME(sum_each_)(even + odd);
 }
 
-CMF_INLINE REAL NAME(dot_)(const VECTOR *user, const VECTOR *item, const int n_blocks,
-                           const int held) {
-    return ONE_OF(NAME(dots_)(user, item, n_blocks, held));
+/* The same for a row in memory, of two vectors at least. */
+CMF_INLINE EACH NAME(dots_)(const VECTOR *user, const VECTOR *item, const int n_blocks) {
+    const int n_vectors = n_blocks * PER_BLOCK;
+    VECTOR even = user[0] * item[0], odd = user[1] * item[1];
+    for (int v = 2; v + 1 < n_vectors; v += 2) {
+        even += user[v] * item[v];
+        odd += user[v + 1] * item[v + 1];
+    }
+    if (n_vectors % 2 == 1) even += user[n_vectors - 1] * item[n_vectors - 1];
+    return NAME(sum_each_)(even + odd);
 }
 
 /* Numbers from row to row; a constant for held rows. */
@@ -186,7 +190,7 @@ CMF_INLINE void NAME(fetch_rows_)(const JOB *job, const int n_blocks, const int 
 }
 
 /* Give a stream the next row that has ratings; the position after it is returned. */
-CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, NAME(held_) * user,
                                const int n_blocks, const int held, const int rowwise,
                                int64_t position) {
     stream->row = -1;
@@ -200,18 +204,19 @@ CMF_INLINE int64_t NAME(take_)(const JOB *job, NAME(stream_) * stream, VECTOR *u
         stream->settled = cut[0];
         stream->bias = job->user_biases[row];
         NAME(fetch_rows_)(job, n_blocks, held, position);
+        const VECTOR *factors = NAME(user_row_)(job, row);
         if (held) {
-            const VECTOR *factors = NAME(user_row_)(job, row);
-            CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] = factors[v];
+            CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user->of[v] = factors[v];
         }
         stream->bias_decay = job->user_bias_decay;
         if (rowwise) {
             const REAL *record = job->user_records + row * CMF_RECORD;
-            const VECTOR *factors = held ? user : NAME(user_row_)(job, row);
+            const EACH norm = held ? NAME(held_dots_)(user, factors, n_blocks)
+                                   : NAME(dots_)(factors, factors, n_blocks);
             stream->scale = NAME(users_)(1, 1);
             stream->gradients = NAME(users_)(record[CMF_GRADIENTS], 1);
             stream->shrink = NAME(users_)(record[CMF_SHRINK], 0);
-            stream->norm = NAME(users_)(NAME(dot_)(factors, factors, n_blocks, held), 0);
+            stream->norm = NAME(users_)(ONE_OF(norm), 0);
             stream->bias_decay = 1 - job->bias_rate * record[CMF_BIAS_SHRINK];
         }
         break;
@@ -226,16 +231,17 @@ CMF_INLINE REAL NAME(user_scale_)(const NAME(stream_) * stream, const NAME(visit
 }
 
 /* Multiply a held row by its scale. */
-CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, VECTOR *user, const NAME(visit_) * visits,
-                              const int n_blocks, const int rowwise) {
+CMF_INLINE void NAME(settle_)(NAME(stream_) * stream, NAME(held_) * user,
+                              const NAME(visit_) * visits, const int n_blocks,
+                              const int rowwise) {
     const REAL scale = NAME(user_scale_)(stream, visits, rowwise);
-    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user[v] *= scale;
+    CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) user->of[v] *= scale;
     if (rowwise) OF_USER(stream->scale) = 1;
     stream->settled = stream->next;
 }
 
 /* Write the row of a stream back. */
-CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user,
+CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, NAME(held_) * user,
                             const NAME(visit_) * visits, const int n_blocks, const int held,
                             const int scaled, const int rowwise) {
     if (scaled) NAME(settle_)(stream, user, visits, n_blocks, rowwise);
@@ -243,7 +249,7 @@ CMF_INLINE void NAME(give_)(const JOB *job, NAME(stream_) * stream, VECTOR *user
         job->user_records[stream->row * CMF_RECORD + CMF_GRADIENTS] = OF_USER(stream->gradients);
     if (held) {
         VECTOR *factors = NAME(user_row_)(job, stream->row);
-        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user[v];
+        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) factors[v] = user->of[v];
     }
     job->user_biases[stream->row] = stream->bias;
 }
@@ -374,37 +380,46 @@ CMF_INLINE EACH NAME(product_)(const JOB *job, NAME(turn_) turn, const int n_blo
                                const int held, const int scaled, int64_t i) {
     VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
     if (scaled) NAME(keep_scale_)(job, item, n_blocks, i);
-    return NAME(dots_)(held ? turn.user : NAME(user_row_)(job, turn.stream->row), item, n_blocks,
-                       held);
+    if (held) return NAME(held_dots_)(turn.user, item, n_blocks);
+    return NAME(dots_)(NAME(user_row_)(job, turn.stream->row), item, n_blocks);
 }
 
-/* Add the rows of a turn to each other, as a change tells. */
+/* Add two vectors of rows to each other, as a change tells; the user's is returned. */
+CMF_INLINE VECTOR NAME(moved_)(VECTOR user, VECTOR *item, NAME(change_) step, const int held,
+                               const int scaled, const int rowwise) {
+    VECTOR moved = user, other = *item;
+    if (held) CMF_KEEP(other);
+    if (!scaled) moved *= step.user_decay;
+    moved += step.user_gain * other;
+    if (!scaled) other *= step.item_decay;
+    *item = other + step.item_gain * (rowwise ? user : moved);
+    return moved;
+}
+
+/* The same for the rows of a turn. */
 CMF_INLINE void NAME(move_)(const JOB *job, NAME(turn_) turn, NAME(change_) step,
                             const int n_blocks, const int held, const int scaled,
                             const int rowwise, int64_t i) {
-    VECTOR *user = held ? turn.user : NAME(user_row_)(job, turn.stream->row);
     VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
+    if (held) {
+        NAME(held_) *user = turn.user;
+        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++)
+            user->of[v] = NAME(moved_)(user->of[v], item + v, step, 1, scaled, rowwise);
+        return;
+    }
+    VECTOR *user = NAME(user_row_)(job, turn.stream->row);
     CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
-        CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++) {
-            VECTOR moved = user[v], other = item[v];
-            if (held) CMF_KEEP(other);
-            VECTOR seen = moved;
-            if (!scaled) moved *= step.user_decay;
-            moved += step.user_gain * other;
-            if (!rowwise) seen = moved;
-            if (!scaled) other *= step.item_decay;
-            user[v] = moved;
-            item[v] = other + step.item_gain * seen;
-        }
+        CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++)
+            user[v] = NAME(moved_)(user[v], item + v, step, 0, scaled, rowwise);
 }
 
-/* The step of a turn, given its inner product, which is brought to that of the next turn, unless
- * that has no stream. The squared error is returned. */
+/* The step of a turn, given its inner product, which is brought to that of the next turn, if there
+ * is one. The squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(turn_) turn, NAME(turn_) next, EACH *product,
                               const NAME(visit_) * visits, const int n_blocks, const int held,
-                              const int scaled, const int rowwise, int64_t ahead) {
+                              const int scaled, const int rowwise, int64_t ahead, int is_next) {
     NAME(stream_) *stream = turn.stream;
-    const int early = next.stream && next.stream != stream && CMF_EARLY(n_blocks, rowwise);
+    const int early = CMF_EARLY(n_blocks, rowwise);
     const int64_t i = job->indices[turn.position];
     REAL *item_bias = job->item_biases + i, *item_scale = job->item_scales + i;
     REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
@@ -416,11 +431,11 @@ CMF_INLINE double NAME(step_)(const JOB *job, NAME(turn_) turn, NAME(turn_) next
                                     job->ratings[turn.position], *product, scaled)
                 : NAME(by_rule_)(job, stream, visit, item_bias, item_scale,
                                  job->ratings[turn.position], ONE_OF(*product), scaled);
-    const int64_t next_i = next.stream ? job->indices[next.position] : -1;
-    if (early && !CMF_UNLIKELY(next_i == i))
+    const int64_t next_i = is_next ? job->indices[next.position] : -1;
+    if (early && is_next && !CMF_UNLIKELY(next_i == i))
         *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
     NAME(move_)(job, turn, step, n_blocks, held, scaled, rowwise, i);
-    if (next.stream && (!early || CMF_UNLIKELY(next_i == i)))
+    if (is_next && (!early || CMF_UNLIKELY(next_i == i)))
         *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
     return (double)step.error * (double)step.error;
 }
@@ -453,104 +468,121 @@ CMF_INLINE int64_t NAME(ahead_)(const JOB *job, const NAME(stream_) * stream, in
     return stream->next + turns + CMF_STEPS_AHEAD <= job->n_ratings ? CMF_STEPS_AHEAD : 0;
 }
 
-/* So many turns of every stream; the squared errors are added up for each. */
-CMF_INLINE void NAME(take_turns_)(const JOB *job, NAME(stream_) * streams,
-                                  VECTOR (*users)[CMF_MAX_HELD_BLOCKS * PER_BLOCK],
-                                  double *squared, const NAME(visit_) * visits,
-                                  const int n_blocks, const int n_streams, const int held,
-                                  const int scaled, const int rowwise, int64_t turns,
-                                  int64_t ahead) {
-#define CMF_TURN(m, turn) {&streams[m], users[m], streams[m].next + (turn)}
-    const int last = n_streams - 1;
-    NAME(turn_) own = CMF_TURN(0, 0);
-    EACH product = NAME(product_)(job, own, n_blocks, held, scaled, job->indices[own.position]);
-    int64_t turn = 0;
-    for (;; turn++) {
-        CMF_UNROLL for (int m = 0; m < last; m++) {
-            const NAME(turn_) one = CMF_TURN(m, turn), next = CMF_TURN(m + 1, turn);
-            squared[m] += NAME(step_)(job, one, next, &product, visits, n_blocks, held, scaled,
-                                      rowwise, ahead);
-        }
-        if (turn == turns - 1) break;
-        const NAME(turn_) one = CMF_TURN(last, turn), next = CMF_TURN(0, turn + 1);
-        squared[last] += NAME(step_)(job, one, next, &product, visits, n_blocks, held, scaled,
-                                     rowwise, ahead);
-    }
-    const NAME(turn_) one = CMF_TURN(last, turn), none = {0};
-    squared[last] += NAME(step_)(job, one, none, &product, visits, n_blocks, held, scaled, rowwise,
-                                 ahead);
-#undef CMF_TURN
-}
-
 /* The visits of a row that no other stream takes turns with. */
-CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream,
-                                VECTOR (*user)[CMF_MAX_HELD_BLOCKS * PER_BLOCK],
+CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, NAME(held_) * user,
                                 const NAME(visit_) * visits, const int n_blocks, const int held,
                                 const int scaled, const int rowwise, int64_t most_visits) {
     double squared = 0;
     while (stream->next < stream->end) {
         const int64_t turns = NAME(turns_of_)(stream, scaled, most_visits);
-        NAME(take_turns_)(job, stream, user, &squared, visits, n_blocks, 1, held, scaled, rowwise,
-                          turns, NAME(ahead_)(job, stream, turns));
-        stream->next += turns;
-        if (scaled) NAME(settle_)(stream, *user, visits, n_blocks, rowwise);
+        const int64_t ahead = NAME(ahead_)(job, stream, turns), last = stream->next + turns;
+        for (int64_t position = stream->next; position < last; position++) {
+            const NAME(turn_) turn = {stream, user, position};
+            EACH product = NAME(product_)(job, turn, n_blocks, held, scaled,
+                                          job->indices[position]);
+            squared += NAME(step_)(job, turn, turn, &product, visits, n_blocks, held, scaled,
+                                   rowwise, ahead, 0);
+        }
+        stream->next = last;
+        if (scaled) NAME(settle_)(stream, user, visits, n_blocks, rowwise);
     }
-    NAME(give_)(job, stream, *user, visits, n_blocks, held, scaled, rowwise);
+    NAME(give_)(job, stream, user, visits, n_blocks, held, scaled, rowwise);
     return squared;
 }
+
+/* Streams are variables of their own, stream0 with user0 and squared0 and so on, for the sake of
+ * registers (see held_). This does something for each of them. */
+#define CMF_FOR_STREAMS(DO)                                                                        \
+    { DO(0) }                                                                                      \
+    if (n_streams > 1) { DO(1) }                                                                   \
+    if (n_streams > 2) { DO(2) }                                                                   \
+    if (n_streams > 3) { DO(3) }
+#define CMF_TURN(m, turn) ((NAME(turn_)){&stream##m, &user##m, stream##m.next + (turn)})
+/* The turn behind one of stream m: of the next stream, or in the next round of the first one. */
+#define CMF_NEXT_TURN(m, turn, next_round)                                                         \
+    ((m) == 0 && n_streams > 1   ? CMF_TURN(1, turn)                                               \
+     : (m) == 1 && n_streams > 2 ? CMF_TURN(2, turn)                                               \
+     : (m) == 2 && n_streams > 3 ? CMF_TURN(3, turn)                                               \
+                                 : CMF_TURN(0, next_round))
+#define CMF_STEP(m, turn, next_round, is_next)                                                     \
+    squared##m += NAME(step_)(job, CMF_TURN(m, turn), CMF_NEXT_TURN(m, turn, next_round),          \
+                              &product, visits, n_blocks, held, scaled, rowwise, ahead, is_next);
+#define CMF_TAKE(m)                                                                                \
+    position = NAME(take_)(job, &stream##m, &user##m, n_blocks, held, rowwise, position);          \
+    active = active && stream##m.row >= 0;
+#define CMF_FINISH(m)                                                                              \
+    if (stream##m.row >= 0)                                                                        \
+        squared##m += NAME(finish_)(job, &stream##m, &user##m, visits, n_blocks, held, scaled,     \
+                                    rowwise, most_visits);
+#define CMF_LOOK_AHEAD(m)                                                                          \
+    {                                                                                              \
+        const int64_t own_turns = NAME(turns_of_)(&stream##m, scaled, most_visits);                \
+        turns = own_turns < turns ? own_turns : turns;                                             \
+    }
+#define CMF_LOOK_FURTHER(m)                                                                        \
+    {                                                                                              \
+        const int64_t own_ahead = NAME(ahead_)(job, &stream##m, turns);                            \
+        ahead = own_ahead < ahead ? own_ahead : ahead;                                             \
+    }
+/* The last turn of a stream before a row ends, and what follows if it is its own. The first stream
+ * has its next row when the last one takes this turn, so that there is no wait for its product. */
+#define CMF_LAST_TURN(m)                                                                           \
+    CMF_STEP(m, turns - 1, 0, (m) + 1 < n_streams || active)                                       \
+    stream##m.next += turns;                                                                       \
+    if (stream##m.next == stream##m.end) {                                                         \
+        NAME(give_)(job, &stream##m, &user##m, visits, n_blocks, held, scaled, rowwise);           \
+        CMF_TAKE(m)                                                                                \
+    } else if (scaled && CMF_UNLIKELY(stream##m.next - stream##m.settled == most_visits)) {        \
+        NAME(settle_)(&stream##m, &user##m, visits, n_blocks, rowwise);                            \
+    }
 
 CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n_streams,
                                const int held, const int scaled, const int rowwise) {
     /* A copy that nothing else can point to: no store to a row can change it. */
     const JOB own = *given;
     const JOB *job = &own;
-    VECTOR users[CMF_MAX_STREAMS][CMF_MAX_HELD_BLOCKS * PER_BLOCK];
-    NAME(stream_) streams[CMF_MAX_STREAMS];
-    double squared[CMF_MAX_STREAMS] = {0};
+    /* Zeros: compilers cannot know that what is never taken is never looked at. */
+    NAME(held_) user0 = {{{0}}}, user1 = user0, user2 = user0, user3 = user0;
+    NAME(stream_) stream0 = {0}, stream1 = stream0, stream2 = stream0, stream3 = stream0;
+    double squared0 = 0, squared1 = 0, squared2 = 0, squared3 = 0;
     NAME(visit_) visits[CMF_MOST_VISITS + 1];
     const int64_t most_visits = scaled ? NAME(plan_)(job, visits) : 0;
     int64_t position = job->first;
-    int active = 1;
+    int active = 1; /* whether every stream has a row */
+    EACH product = {0};
 
-    CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-        position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise, position);
-        active = active && streams[m].row >= 0;
+    CMF_FOR_STREAMS(CMF_TAKE)
+    while (active && n_streams == 1) {
+        CMF_FINISH(0)
+        CMF_TAKE(0)
     }
+    if (active)
+        product = NAME(product_)(job, CMF_TURN(0, 0), n_blocks, held, scaled,
+                                 job->indices[stream0.next]);
     while (active) {
         int64_t turns = INT64_MAX, ahead = CMF_STEPS_AHEAD;
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-            const int64_t own_turns = NAME(turns_of_)(&streams[m], scaled, most_visits);
-            turns = own_turns < turns ? own_turns : turns;
+        CMF_FOR_STREAMS(CMF_LOOK_AHEAD)
+        CMF_FOR_STREAMS(CMF_LOOK_FURTHER)
+        for (int64_t turn = 0; turn < turns - 1; turn++) {
+#define CMF_INNER_TURN(m) CMF_STEP(m, turn, turn + 1, 1)
+            CMF_FOR_STREAMS(CMF_INNER_TURN)
         }
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-            const int64_t own_ahead = NAME(ahead_)(job, &streams[m], turns);
-            ahead = own_ahead < ahead ? own_ahead : ahead;
-        }
-        NAME(take_turns_)(job, streams, users, squared, visits, n_blocks, n_streams, held, scaled,
-                          rowwise, turns, ahead);
-        CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-            streams[m].next += turns;
-            if (streams[m].next == streams[m].end) {
-                NAME(give_)(job, &streams[m], users[m], visits, n_blocks, held, scaled, rowwise);
-                position = NAME(take_)(job, &streams[m], users[m], n_blocks, held, rowwise,
-                                       position);
-                active = active && streams[m].row >= 0;
-            } else if (scaled &&
-                       CMF_UNLIKELY(streams[m].next - streams[m].settled == most_visits)) {
-                NAME(settle_)(&streams[m], users[m], visits, n_blocks, rowwise);
-            }
-        }
+        CMF_FOR_STREAMS(CMF_LAST_TURN)
     }
-    double total = 0;
-    CMF_UNROLL for (int m = 0; m < n_streams; m++) {
-        if (streams[m].row >= 0) {
-            squared[m] += NAME(finish_)(job, &streams[m], &users[m], visits, n_blocks, held,
-                                        scaled, rowwise, most_visits);
-        }
-        total += squared[m];
-    }
-    return total;
+    CMF_FOR_STREAMS(CMF_FINISH)
+    return squared0 + squared1 + squared2 + squared3;
 }
+
+#undef CMF_FOR_STREAMS
+#undef CMF_TURN
+#undef CMF_NEXT_TURN
+#undef CMF_STEP
+#undef CMF_INNER_TURN
+#undef CMF_LAST_TURN
+#undef CMF_TAKE
+#undef CMF_FINISH
+#undef CMF_LOOK_AHEAD
+#undef CMF_LOOK_FURTHER
 
 #define CMF_HELD_LENGTHS(OF) OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) OF(7) OF(8)
 
