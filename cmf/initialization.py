@@ -28,6 +28,8 @@ __all__ = ["initialize", "mean_of"]
 
 # One task draws rows of about this many numbers, a few milliseconds, with a generator of its own.
 DRAWN_AT_ONCE = 2**20
+# Drawing fewer takes no longer than making a thread for it.
+DRAWN_ALONE = 2**18
 # It draws them in blocks of about this many, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**16
 N_QUANTILES = 2**16
@@ -95,7 +97,7 @@ def initialize(
             factors[...] = starts[side]
         else:
             tasks += _drawing_tasks(factors, counts[side] > 0, draw, generators[side])
-    little = P.size + Q.size <= DRAWN_AT_ONCE
+    little = P.size + Q.size <= DRAWN_ALONE
     run_pieces(tasks, 1 if little else parameters.n_threads)
     return Factors(
         P,

@@ -95,6 +95,7 @@ def test_large_starts_are_drawn_in_blocks_without_repeats(monkeypatch):
 def test_tasks_draw_the_same_whatever_the_number_of_threads_and_nothing_twice(monkeypatch):
     table = np.ones((100, 40))
     whole = start(table, n_factors=6)
+    monkeypatch.setattr(initialization, "DRAWN_ALONE", 0)
     monkeypatch.setattr(initialization, "DRAWN_AT_ONCE", 100)  # rows 0 to 15, and so on
     cut = [start(table, n_factors=6, n_threads=n_threads) for n_threads in (1, 2, 5)]
     for factors in cut:
