@@ -56,6 +56,7 @@ VARIANTS = [
     Variant("one user at a time", {"CMF_STREAMS(n,rowwise)": "1"}),
     Variant("two users interleaved", {"CMF_STREAMS(n,rowwise)": "2"}),
     Variant("three users interleaved", {"CMF_STREAMS(n,rowwise)": "3"}),
+    Variant("four users interleaved", {"CMF_STREAMS(n,rowwise)": "4"}),
     Variant("items not fetched ahead", {"CMF_STEPS_AHEAD": "0"}),
     Variant("users not fetched ahead", {"CMF_ROWS_AHEAD": "0"}),
     Variant("ratings not fetched ahead", {"CMF_RATINGS_AHEAD": "0"}),

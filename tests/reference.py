@@ -80,9 +80,9 @@ AVX512 = 2  # the highest level
 
 
 def streams_of(n_factors, dtype, level=0, *, rowwise=False):
-    """Return how many rows are visited in turns: four of up to 128 bytes, two of the longest.
+    """Return how many rows take turns: four of up to 128 bytes, two of the longest, else three.
 
-    Between them are three, where registers hold them.
+    Which are the longest depends on the level's registers; the level does not matter up to 128.
     """
     n_bytes = 64 * math.ceil(n_factors * dtype.itemsize / 64)
     if n_bytes <= 128:
@@ -180,7 +180,7 @@ def squared_gradient(record, error, row, other):
 
 
 def implicit_streams_of(n_factors, dtype):
-    """Return the same for the epoch with implicit factors, where it is three or two."""
+    """Return how many rows take turns with implicit factors: three of up to 256 bytes, else two."""
     return 3 if n_factors * dtype.itemsize <= 256 else 2
 
 

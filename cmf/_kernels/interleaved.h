@@ -17,7 +17,7 @@
 #define CMF_MAX_HELD_BLOCKS 8
 /* How many rows take turns, at most 4: as many as fill the wait for a sum, as far as registers hold
  * them. Those of 64 bytes are twice as many, and hold a block each. */
-#if CMF_VECTOR_BYTES == 64
+#if CMF_VECTOR_BYTES == 64 /* most blocks of a row that is one of three */
 #define CMF_MOST_OF_THREE(rowwise) ((rowwise) ? 4 : 7)
 #else
 #define CMF_MOST_OF_THREE(rowwise) ((rowwise) ? 2 : 4)

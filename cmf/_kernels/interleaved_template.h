@@ -83,8 +83,9 @@ typedef struct {
     PAIR scale, gradients, norm, shrink;
 } NAME(stream_);
 
-/* A user's row that is held. Vectors are named as members of this, and streams one by one: what a
- * compiler has once seen a pointer to, in a loop over it, stays in memory. */
+/* A user's row that is held. GCC keeps it in registers from row to row only if it never sees a
+ * pointer that moves over it: vectors are elements of this member, not of what a VECTOR * points
+ * to, and there is no array of such rows or of streams. */
 typedef struct {
     VECTOR of[CMF_MAX_HELD_BLOCKS * PER_BLOCK];
 } NAME(held_);
@@ -135,7 +136,7 @@ CMF_INLINE EACH NAME(held_dots_)(const NAME(held_) * user, const VECTOR *item,
     return NAME(sum_each_)(even + odd);
 }
 
-/* The same for a row in memory, of two vectors at least. */
+/* The same for a row in memory, of two vectors at least, in the same order. */
 CMF_INLINE EACH NAME(dots_)(const VECTOR *user, const VECTOR *item, const int n_blocks) {
     const int n_vectors = n_blocks * PER_BLOCK;
     VECTOR even = user[0] * item[0], odd = user[1] * item[1];
@@ -477,7 +478,7 @@ CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, NAME(hel
         const int64_t turns = NAME(turns_of_)(stream, scaled, most_visits);
         const int64_t ahead = NAME(ahead_)(job, stream, turns), last = stream->next + turns;
         for (int64_t position = stream->next; position < last; position++) {
-            const NAME(turn_) turn = {stream, user, position};
+            const NAME(turn_) turn = {stream, user, position}; /* also stands for none behind it */
             EACH product = NAME(product_)(job, turn, n_blocks, held, scaled,
                                           job->indices[position]);
             squared += NAME(step_)(job, turn, turn, &product, visits, n_blocks, held, scaled,
@@ -514,12 +515,14 @@ CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, NAME(hel
     if (stream##m.row >= 0)                                                                        \
         squared##m += NAME(finish_)(job, &stream##m, &user##m, visits, n_blocks, held, scaled,     \
                                     rowwise, most_visits);
-#define CMF_LOOK_AHEAD(m)                                                                          \
+/* The turns that every stream can take, */
+#define CMF_LEAST_TURNS(m)                                                                         \
     {                                                                                              \
         const int64_t own_turns = NAME(turns_of_)(&stream##m, scaled, most_visits);                \
         turns = own_turns < turns ? own_turns : turns;                                             \
     }
-#define CMF_LOOK_FURTHER(m)                                                                        \
+/* and how far ahead all may look meanwhile. */
+#define CMF_LEAST_AHEAD(m)                                                                        \
     {                                                                                              \
         const int64_t own_ahead = NAME(ahead_)(job, &stream##m, turns);                            \
         ahead = own_ahead < ahead ? own_ahead : ahead;                                             \
@@ -552,7 +555,7 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
     EACH product = {0};
 
     CMF_FOR_STREAMS(CMF_TAKE)
-    while (active && n_streams == 1) {
+    while (active && n_streams == 1) { /* a setting of ablations; the rest is for two or more */
         CMF_FINISH(0)
         CMF_TAKE(0)
     }
@@ -561,8 +564,8 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
                                  job->indices[stream0.next]);
     while (active) {
         int64_t turns = INT64_MAX, ahead = CMF_STEPS_AHEAD;
-        CMF_FOR_STREAMS(CMF_LOOK_AHEAD)
-        CMF_FOR_STREAMS(CMF_LOOK_FURTHER)
+        CMF_FOR_STREAMS(CMF_LEAST_TURNS)
+        CMF_FOR_STREAMS(CMF_LEAST_AHEAD)
         for (int64_t turn = 0; turn < turns - 1; turn++) {
 #define CMF_INNER_TURN(m) CMF_STEP(m, turn, turn + 1, 1)
             CMF_FOR_STREAMS(CMF_INNER_TURN)
@@ -581,8 +584,8 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
 #undef CMF_LAST_TURN
 #undef CMF_TAKE
 #undef CMF_FINISH
-#undef CMF_LOOK_AHEAD
-#undef CMF_LOOK_FURTHER
+#undef CMF_LEAST_TURNS
+#undef CMF_LEAST_AHEAD
 
 #define CMF_HELD_LENGTHS(OF) OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) OF(7) OF(8)
 

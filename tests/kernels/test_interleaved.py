@@ -285,28 +285,24 @@ def test_order_of_visits_is_exactly_that_of_the_twin(level, lengths, dtype, n_bl
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("lengths", [[40] * 12, [1, 60, 2, 30, 30, 5], [7, 0, 0, 9, 3, 1]])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
-    ("dtype", "n_factors", "streams"),  # at the levels without and with registers of 64 bytes
+    ("n_bytes", "more", "streams"),  # at the levels without and with registers of 64 bytes
     [
-        (np.float32, 1, (4, 4)),
-        (np.float32, 32, (4, 4)),
-        (np.float32, 33, (3, 3)),
-        (np.float32, 64, (3, 3)),
-        (np.float32, 65, (2, 3)),
-        (np.float32, 112, (2, 3)),
-        (np.float32, 113, (2, 2)),
-        (np.float32, 129, (2, 2)),  # beyond what is held
-        (np.float64, 1, (4, 4)),
-        (np.float64, 16, (4, 4)),
-        (np.float64, 17, (3, 3)),
-        (np.float64, 32, (3, 3)),
-        (np.float64, 33, (2, 3)),
-        (np.float64, 56, (2, 3)),
-        (np.float64, 57, (2, 2)),
-        (np.float64, 65, (2, 2)),
+        (0, 1, (4, 4)),
+        (128, 0, (4, 4)),
+        (128, 1, (3, 3)),
+        (256, 0, (3, 3)),
+        (256, 1, (2, 3)),
+        (448, 0, (2, 3)),
+        (448, 1, (2, 2)),
+        (512, 1, (2, 2)),  # beyond what is held
     ],
 )
-def test_so_many_users_take_turns_as_registers_hold(dtype, n_factors, streams, lengths, level, rng):
+def test_so_many_users_take_turns_as_registers_hold(
+    n_bytes, more, streams, dtype, lengths, level, rng
+):
+    n_factors = n_bytes // np.dtype(dtype).itemsize + more
     problem = whole_number_problem(rng, lengths, n_factors, dtype)
     found = run(problem, level)
     n_streams = streams[level == reference.AVX512]
