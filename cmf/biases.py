@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cmf._checks import CheckedRatings
 from cmf._counts import rating_counts
-from cmf._kernels.biases import damp_users, sum_deviations
+from cmf._kernels.biases import damp_users, moments, sum_deviations
 from cmf._pieces import run_pieces
 from cmf._ranges import ratings_per_task, row_ranges
 from cmf.objectives import link
@@ -139,6 +139,7 @@ class _Estimate:
         per_task = ratings_per_task(n_items)
         self.ranges = list(row_ranges(ratings.indptr, 1, factors_per_call=per_task))
         self.counts = rating_counts(ratings, n_threads)
+        self.n_rated = [int(np.count_nonzero(counts)) for counts in self.counts]
         self.values = [np.zeros(n_users), np.zeros(n_items)]
         self.damping = [FIRST_DAMPING, FIRST_DAMPING]
         # Sums of r - mean, and of their squares.
@@ -177,30 +178,28 @@ class _Estimate:
                 self.damping[0],
             )
         )
-        noise = self._noise(products)
-        for side in (0, 1):
-            rated = self.counts[side] > 0
-            variance = noise / (self.counts[side][rated] + self.damping[side])
-            spread = float((self.values[side][rated] ** 2 + variance).mean())
+        users, items = (
+            moments(counts, sums, values, damping)
+            for counts, sums, values, damping in zip(
+                self.counts, self.sums, self.values, self.damping, strict=True
+            )
+        )
+        noise = self._noise(2 * products + users[0] + items[0], users[1] + items[1])
+        for number, (_, _, squares, shares) in enumerate((users, items)):
+            # Of rated rows: the squares of their biases and the posterior variances of these.
+            spread = (squares + noise * shares) / self.n_rated[number]
             wanted = noise / spread if spread > 0 else MOST_DAMPING
-            self.damping[side] = min(max(wanted, LEAST_DAMPING), MOST_DAMPING)
+            self.damping[number] = min(max(wanted, LEAST_DAMPING), MOST_DAMPING)
 
-    def _noise(self, products: float) -> float:
-        """Return the mean square of what biases leave of the ratings, given the sum of b_u c_i.
+    def _noise(self, explained: float, freedom: float) -> float:
+        """Return the mean square of what biases leave of the ratings.
 
         No pass is needed: with d = r - mean, the sum of (d - b - c)² is that of d² + 2 b c, and for
         each row of either side with n ratings, bias v and sum s of d, of v (n v - 2 s).
         """
-        squared = self.squares + 2 * products
-        freedom = 0.0
-        for n, sums, values, damping in zip(
-            self.counts, self.sums, self.values, self.damping, strict=True
-        ):
-            squared += float(values @ (n * values - 2 * sums))
-            freedom += float((n / (n + damping)).sum())
         nnz = self.ratings.nnz
         # Where biases leave nothing, rounding can make it less.
-        return max(squared, 0.0) / max(nnz - freedom, 0.05 * nnz)
+        return max(self.squares + explained, 0.0) / max(nnz - freedom, 0.05 * nnz)
 
     def _sum(
         self, kernel: Callable[[NDArray[np.float64], int, int], float]

@@ -404,10 +404,10 @@ class Schedule:
         # at most, not beyond.
         damped = self.biases is not None and self._by_default("bias") and bias_rate > 0
         most = 1 / bias_rate if damped else math.inf
-        for name, record, shrink, bias_shrink in zip(
-            SIDES, self.records, self.shrink, self.bias_shrink, strict=True
-        ):
-            with np.errstate(over="ignore"):  # reported as divergence
+        with np.errstate(over="ignore"):  # reported as divergence
+            for name, record, shrink, bias_shrink in zip(
+                SIDES, self.records, self.shrink, self.bias_shrink, strict=True
+            ):
                 record[:, SHRINK] = shrink * noise if self._by_default(name) else shrink
                 record[:, BIAS_SHRINK] = np.minimum(bias_shrink, most)
 

@@ -24,3 +24,9 @@ def damp_users(
     last: int,
     damping: float,
 ) -> float: ...
+def moments(
+    counts: NDArray[int64],
+    sums: NDArray[float64],
+    values: NDArray[float64],
+    damping: float,
+) -> tuple[float, float, float, float]: ...
