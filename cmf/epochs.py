@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -28,20 +29,39 @@ from cmf.implicit import add_implicit, implicit_weights
 from cmf.objectives import loss_number
 from cmf.schedule import Schedule
 
-__all__ = ["Epochs", "make_epochs"]
+__all__ = ["EpochSums", "Epochs", "make_epochs"]
 
 # More ratings than this fit no cache. Rows are then shuffled in runs: memory that is visited in
 # order comes in time, which saves a tenth of an epoch.
 MOST_CACHED = 2**22
 ROWS_TOGETHER = 64
+# An epoch leaves the caches to factors, and what comes after it runs five times as long as it would
+# again. So the orders of a few epochs are drawn at once, if they are of no more rows than this.
+PLANS_AT_ONCE = 8
+ROWS_OF_PLANS = 2**16
 # The calling thread lets Python look for Ctrl-C about so often, in seconds of all processors.
 PATIENCE = 0.05
+
+
+class EpochSums(NamedTuple):
+    """What an epoch has added up, in float64.
+
+    Attributes
+    ----------
+    losses : float
+        Running sum of squared errors, or of the losses times their weights.
+    squares : float or None
+        Of all factors, but not biases, as the epoch has left them; None if nobody took it.
+    """
+
+    losses: float
+    squares: float | None = None
 
 
 class Epochs(Protocol):
     """A way to visit all ratings once."""
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
         """Visit every rating once.
 
         Parameters
@@ -55,8 +75,8 @@ class Epochs(Protocol):
 
         Returns
         -------
-        float
-            Running sum of squared errors, or of the losses times their weights.
+        EpochSums
+            Of this epoch.
         """
         ...
 
@@ -71,7 +91,9 @@ class Epochs(Protocol):
         ...
 
 
-def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team: Team) -> Epochs:
+def make_epochs(
+    ratings: CheckedRatings, parameters: Parameters, seed: int, team: Team, last_epoch: int
+) -> Epochs:
     """Choose how to visit ratings.
 
     Parameters
@@ -84,6 +106,8 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
         Root of the orders of all epochs.
     team : Team
         Who trains on blocks of ratings.
+    last_epoch : int
+        No later one will be asked for.
 
     Returns
     -------
@@ -106,7 +130,7 @@ def make_epochs(ratings: CheckedRatings, parameters: Parameters, seed: int, team
     if not (narrow or general):
         return _InRows(ratings, seed)
     kernel = partial(_General, parameters) if general else _Interleaved
-    return _Shuffled(ratings, parameters, seed, team, kernel)
+    return _Shuffled(ratings, parameters, seed, team, last_epoch, kernel)
 
 
 class _Kernel(Protocol):
@@ -118,6 +142,10 @@ class _Kernel(Protocol):
 
     def settle(self) -> None:
         """Finish the rows of all items, wherever the visits have ended."""
+        ...
+
+    def sums(self, blocks: Walk) -> EpochSums:
+        """Return what all visits have added up."""
         ...
 
 
@@ -139,21 +167,26 @@ class _Shuffled:
         parameters: Parameters,
         seed: int,
         team: Team,
+        last_epoch: int,
         kernel: Callable[[Grid, Factors, Schedule, int], _Kernel],
     ) -> None:
         self.seed = seed
         self.team = team
+        self.last_epoch = last_epoch
         self.kernel = kernel
         self.n_factors = parameters.n_factors
         self.grid = make_grid(ratings, parameters.n_factors, team.n_threads)
         self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
-        self.plan: _Plan | None = None
+        self.plans: deque[_Plan] = deque()
+        # One strip means little work, which leaves the caches as they are.
+        few = self.grid.n_strips == 1
+        self.at_once = 1 if few else max(1, min(PLANS_AT_ONCE, ROWS_OF_PLANS // ratings.shape[0]))
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
-        """Visit every rating once and return the running sum of losses."""
-        plan = self.plan
-        if plan is None or plan.epoch != epoch:
-            plan = self._make_plan(epoch)
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
+        """Visit every rating once and return what that adds up to."""
+        if not self.plans or self.plans[0].epoch != epoch:
+            self._plan(epoch)
+        plan = self.plans.popleft()
         kernel = self.kernel(self.grid, factors, schedule, epoch)
         blocks = Walk(self.grid.n_strips, plan.calls, plan.group_calls, PATIENCE)
 
@@ -161,18 +194,21 @@ class _Shuffled:
             while not kernel.visit(blocks, worker, plan.rows):
                 pass  # the interpreter has looked for signals
 
-        def plan_next() -> None:
-            self.plan = self._make_plan(epoch + 1)
-
+        plan_next = None if self.plans else partial(self._plan, epoch + 1)
         try:
             self.team.run(work, blocks.stop, self.grid.n_strips, plan_next)
         except BaseException:  # the factors are of use, whatever it was
             kernel.settle()
             raise
-        return math.fsum(blocks.losses)
+        return kernel.sums(blocks)
 
     def settle(self, factors: Factors) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
+
+    def _plan(self, epoch: int) -> None:
+        """Make the plans of an epoch and of a few that follow."""
+        last = min(epoch + self.at_once - 1, self.last_epoch)
+        self.plans = deque(self._make_plan(number) for number in range(epoch, last + 1))
 
     def _make_plan(self, epoch: int) -> _Plan:
         """Deal the rows to groups, and cut these into calls that Ctrl-C need not wait for."""
@@ -238,8 +274,17 @@ class _Interleaved:
         """Multiply items by their scales and write down their norms."""
         factors = self.factors
         settle_rows(
-            factors.item_factors, self.item_scales, self.steps.item_records, 0, factors.n_items
+            factors.item_factors,
+            self.item_scales,
+            self.steps.item_records,
+            0,
+            factors.n_items,
+            self.level,
         )
+
+    def sums(self, blocks: Walk) -> EpochSums:
+        """Return the squared errors and the squares of factors."""
+        return EpochSums(_total(blocks.losses), _total(blocks.squares))
 
 
 class _General:
@@ -305,6 +350,10 @@ class _General:
     def settle(self) -> None:
         """Do nothing: rows are always what they stand for."""
 
+    def sums(self, blocks: Walk) -> EpochSums:
+        """Return the losses."""
+        return EpochSums(_total(blocks.losses))
+
 
 class _WithImplicit:
     """Epochs of SVD++ over users in random order, in one thread: users share all items' rows."""
@@ -316,7 +365,7 @@ class _WithImplicit:
         self.level = simd_level()
         self.weights = implicit_weights(ratings)
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
         """Visit every rating once and return the running sum of squared errors."""
         ratings, steps = self.ratings, schedule.steps(epoch)
         assert factors.own_user_factors is not None
@@ -353,7 +402,7 @@ class _WithImplicit:
                 steps.implicit_shrink,
                 steps.gradient_weight,
             )
-        return total
+        return EpochSums(total)
 
     def settle(self, factors: Factors) -> None:
         """Add the implicit factors to the users' own."""
@@ -368,7 +417,7 @@ class _InRows:
         self.ratings = ratings
         self.seed = seed
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> float:
+    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
         """Visit every rating once and return the running sum of squared errors."""
         ratings = self.ratings
         row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
@@ -390,10 +439,18 @@ class _InRows:
                 schedule.rule_rate_of(epoch),
                 schedule.regularization,
             )
-        return total
+        return EpochSums(total)
 
     def settle(self, factors: Factors) -> None:
         """Do nothing: rows are always what they stand for."""
+
+
+def _total(parts: list[float]) -> float:
+    """Return the sum, rounded once; infinity where it is too large, which is divergence."""
+    try:
+        return math.fsum(parts)
+    except OverflowError:
+        return math.inf
 
 
 def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray[np.int64]:

@@ -217,7 +217,9 @@ def validation_errors(
     return math.sqrt(squared / ratings.nnz), absolute / ratings.nnz
 
 
-def regularization_term(factors: Factors, regularization: float, l1: float = 0.0) -> float:
+def regularization_term(
+    factors: Factors, regularization: float, l1: float = 0.0, *, squares: float | None = None
+) -> float:
     """Sum the penalty of all factors and biases.
 
     Parameters
@@ -228,6 +230,8 @@ def regularization_term(factors: Factors, regularization: float, l1: float = 0.0
         β.
     l1 : float, default 0.0
         γ.
+    squares : float, optional
+        ‖P‖² + ‖Q‖², where that is known; without implicit features.
 
     Returns
     -------
@@ -237,10 +241,12 @@ def regularization_term(factors: Factors, regularization: float, l1: float = 0.0
     """
     own, implicit = factors.own_user_factors, factors.implicit_factors
     rows = [factors.user_factors if own is None else own, factors.item_factors]
-    more = [rows[1], factors.user_biases[None, :], factors.item_biases[None, :]]
+    biases = [factors.user_biases[None, :], factors.item_biases[None, :]]
+    arrays = [*rows, *biases] if squares is None else biases
     if implicit is not None:
-        more.append(implicit)
-    penalty = regularization * sum_squares(rows[0], simd_level(), tuple(more))
+        arrays.append(implicit)
+    summed = sum_squares(arrays[0], simd_level(), tuple(arrays[1:]))
+    penalty = regularization * (summed if squares is None else summed + squares)
     if l1 > 0:
         penalty += l1 * float(sum(np.abs(array).sum(dtype=np.float64) for array in rows))
     return penalty

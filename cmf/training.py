@@ -292,19 +292,19 @@ def train(
         _Progress(parameters.verbose, n_epochs) as progress,
         Team(parameters.n_threads) as team,
     ):
-        epochs = make_epochs(ratings, parameters, seed, team)
+        epochs = make_epochs(ratings, parameters, seed, team, last_epoch)
         measures = _Measures(ratings, validation, parameters, schedule)
         n_averaged = min(parameters.averaged_epochs, n_epochs)
         average = _Average(factors, last_epoch - n_averaged if n_averaged > 1 else last_epoch)
         try:
             for epoch in range(first_epoch, last_epoch + 1):
                 started = time.perf_counter()
-                losses = epochs.run(factors, schedule, epoch)
+                losses, squares = epochs.run(factors, schedule, epoch)
                 exact_now = exact or epoch == last_epoch
                 if validation is not None or callbacks or exact_now or epoch > average.after:
                     epochs.settle(factors)
                 seconds = time.perf_counter() - started
-                penalty = measures.penalty(factors)
+                penalty = measures.penalty(factors, squares)
                 _refuse_divergence(
                     factors, losses, penalty, schedule.rate_of(epoch), epoch, history
                 )
@@ -452,10 +452,10 @@ class _Measures:
         weights = ratings.weights
         self.total_weight = ratings.nnz if weights is None else float(weights.sum(dtype=np.float64))
 
-    def penalty(self, factors: Factors) -> float:
-        """Regularization as it is reported."""
+    def penalty(self, factors: Factors, squares: float | None = None) -> float:
+        """Regularization as it is reported, given the squares of factors if they are known."""
         l1 = self.parameters.l1_regularization
-        return regularization_term(factors, self.schedule.regularization, l1)
+        return regularization_term(factors, self.schedule.regularization, l1, squares=squares)
 
     def exact(self, factors: Factors) -> Loss:
         """Exact errors; the total is of what training minimizes, with another loss as well."""

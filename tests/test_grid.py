@@ -13,6 +13,8 @@ import cmf
 from cmf import _ranges, epochs
 from cmf import grid as grid_module
 from cmf._checks import check_ratings
+from cmf._kernels.interleaved import highest_level
+from cmf.config import LEVELS
 from cmf.grid import make_grid
 
 RULE = {"learning_rate": 0.005, "regularization": 0.15, "init_scale": 0.1}
@@ -173,6 +175,71 @@ def test_a_worker_leaves_the_interpreter_once_an_epoch(little_work, options, mon
     cmf.MatrixFactorization(**make, n_threads=2).fit(sparse_of(ratings))
     assert workers[3:].count(0) == 3
     assert workers[3:].count(1) <= 3
+
+
+@pytest.mark.parametrize("rows", [2**16, 100, 1])  # with 40 users: 8 epochs at once, 2, 1
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_orders_are_drawn_for_as_many_epochs_as_there_are(
+    little_work, n_threads, rows, monkeypatch
+):
+    draw, drawn = epochs._row_order, []
+
+    def recorded(seed, epoch, *arguments):
+        drawn.append(epoch)
+        return draw(seed, epoch, *arguments)
+
+    make = {"n_factors": 4, "n_epochs": 11, "random_state": 0, **RULE}
+    table = sparse_of(ratings_of(40))
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "PLANS_AT_ONCE", 1)
+        expected = cmf.MatrixFactorization(**make).fit(table)
+    monkeypatch.setattr(epochs, "_row_order", recorded)
+    monkeypatch.setattr(epochs, "ROWS_OF_PLANS", rows)
+    model = cmf.MatrixFactorization(**make, n_threads=n_threads).fit(table)
+    assert drawn == list(range(1, 12))
+    assert model.user_factors_.tobytes() == expected.user_factors_.tobytes()
+    drawn.clear()
+    model.partial_fit(table, epochs=3)
+    assert drawn == [12, 13, 14]
+
+
+@pytest.mark.parametrize("level", LEVELS[: highest_level() + 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"loss_function": "huber"}])
+@pytest.mark.parametrize("n_factors", [1, 8, 33])
+def test_penalty_of_an_epoch_is_that_of_its_factors(
+    little_work, level, dtype, options, n_factors, monkeypatch
+):
+    monkeypatch.setenv("CMF_SIMD", level)
+    monkeypatch.setattr(_ranges, "FACTORS_PER_CALL", 100)  # several calls for every block
+    table = sparse_of(ratings_of()).toarray()
+    table[7] = table[:, 5] = 0  # a user and an item without ratings, which start from numbers
+    starts = {
+        f"{side}_factors": np.random.default_rng(n).normal(size=(n, n_factors)).astype(dtype)
+        for side, n in (("user", 60), ("item", 40))
+    }
+    told, expected = [], []
+
+    def measure(report):
+        told.append(report.regularization)
+        arrays = report.user_factors, report.item_factors, report.user_biases, report.item_biases
+        squares = [np.square(array, dtype=np.float64).sum() for array in arrays]
+        expected.append(RULE["regularization"] * math.fsum(squares))
+
+    model = cmf.MatrixFactorization(n_factors, dtype=dtype, **RULE, **options)
+    model.fit(sparse.csr_array(table), epochs=3, callbacks=measure, **starts)
+    assert len(told) == 3
+    np.testing.assert_allclose(told, expected, rtol=1e-13)
+
+
+def test_sums_of_epochs_beyond_double_are_divergence(little_work):
+    # The squared error of each block is a number, their sum is none.
+    table = np.full((60, 40), 1e153)
+    make = {"dtype": "float64", "biases": False, "learning_rate": 1e-300, "init_scale": 1e-3}
+    with pytest.raises(cmf.DivergenceError, match="diverged in epoch 1"):
+        cmf.MatrixFactorization(4, **make, regularization=0).fit(table, epochs=1)
+    assert epochs._total([1e308, 1e307]) == 1.1e308
+    assert epochs._total([1e308] * 3) == math.inf
 
 
 def sparse_of(ratings):

@@ -150,7 +150,7 @@ def run_interleaved(problem, level):
         )
         for strip in range(N_STRIPS)
     ]
-    settle_rows(problem.Q, scales, None, problem.items_before, n_items)
+    settle_rows(problem.Q, scales, None, problem.items_before, n_items, level)
     return sums
 
 

@@ -33,5 +33,10 @@ def interleaved_epoch(
     gradient_weight: float,
 ) -> bool: ...
 def settle_rows(
-    rows: FloatArray, scales: FloatArray, records: FloatArray | None, first: int, last: int
-) -> None: ...
+    rows: FloatArray,
+    scales: FloatArray,
+    records: FloatArray | None,
+    first: int,
+    last: int,
+    level: int,
+) -> float: ...

@@ -8,14 +8,15 @@ start at multiples of 64 bytes and are padded with zeros to one.
 
 from cython cimport floating
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
 
-from .point cimport dot
 from .simd cimport are_padded, cmf_highest_level, has_level, padded_bytes
 from .walk cimport (
     CMF_OVER,
     CMF_VISIT,
     Walk,
     cmf_walk,
+    cmf_walk_ends_group,
     cmf_walk_ends_strip,
     cmf_walk_enter,
     cmf_walk_next,
@@ -26,8 +27,6 @@ from .walk cimport (
 
 
 cdef extern from "simd.h" nogil:
-    int CMF_NORM
-
     ctypedef struct cmf_job:
         const int64_t* cuts
         int64_t row_step
@@ -56,6 +55,12 @@ cdef extern from "simd.h" nogil:
         double gradient_weight
 
     double cmf_interleaved(int level, size_t itemsize, const cmf_job* job) noexcept
+    double cmf_settle(
+        int level, size_t itemsize, const cmf_job* job, int64_t first, int64_t last
+    ) noexcept
+    double cmf_user_squares(
+        int level, size_t itemsize, const cmf_job* job, int64_t first, int64_t last
+    ) noexcept
 
 
 def highest_level():
@@ -93,8 +98,9 @@ def interleaved_epoch(
     """Visit blocks; True when none is left. False: call again, so that Python can look for signals.
 
     A strip is settled after its last visit. Added up are squared errors, each as it was just before
-    its own step, in double. What an item's row stands for until its strip is settled is its numbers
-    times its scale. The GIL is released.
+    its own step, in double; and the squares of the factors, once they are what the epoch leaves.
+    What an item's row stands for until its strip is settled is its numbers times its scale. The GIL
+    is released.
     """
     cdef:
         cmf_walk* walk = walk_of(blocks, worker)
@@ -143,48 +149,44 @@ def interleaved_epoch(
                 level, sizeof(floating), &job
             )
             if cmf_walk_ends_strip(walk, own):
-                settle(
-                    item_factors, item_scales, item_records, recorded,
-                    bounds[own.strip], bounds[own.strip + 1],
+                walk.squares[own.strip] = cmf_settle(
+                    level, sizeof(floating), &job, bounds[own.strip], bounds[own.strip + 1]
+                )
+            if cmf_walk_ends_group(walk, own):
+                walk.squares[walk.n_strips + own.group] = cmf_user_squares(
+                    level,
+                    sizeof(floating),
+                    &job,
+                    walk.calls[walk.group_calls[own.group]],
+                    job.last,
                 )
             state = cmf_walk_next(walk, own)
     return state == CMF_OVER
 
 
 def settle_rows(
-    floating[:, :] rows not None,       # in/out  (n_rows, n_factors)
+    floating[:, :] rows not None,       # in/out  (n_rows, n_factors) padded rows
     floating[::1] scales not None,      # in/out  (n_rows,) ones afterwards
     floating[:, ::1] records,           # in/out  (n_rows, 4) or None; the norms are written
     Py_ssize_t first,                   # rows first <= i < last
     Py_ssize_t last,
+    int level,                          # at most highest_level()
 ):
-    """Multiply rows by their scales, as an epoch leaves them. The GIL is released."""
-    cdef bint recorded = records is not None
+    """Multiply rows by their scales, as an epoch leaves them; return their sum of squares.
 
-    with nogil:
-        settle(rows, scales, records, recorded, first, last)
-
-
-cdef void settle(
-    floating[:, :] rows,
-    floating[::1] scales,
-    floating[:, ::1] records,
-    bint recorded,
-    Py_ssize_t first,
-    Py_ssize_t last,
-) noexcept nogil:
+    The GIL is released.
+    """
     cdef:
-        Py_ssize_t n_factors = rows.shape[1]
-        Py_ssize_t i, f
-        floating scale
-        floating* row
+        cmf_job job
+        double squares
 
-    for i in range(first, last):
-        scale = scales[i]
-        row = &rows[i, 0]
-        if scale != 1:
-            for f in range(n_factors):
-                row[f] *= scale
-            scales[i] = 1
-        if recorded:
-            records[i, CMF_NORM] = dot(row, row, n_factors)
+    if not (are_padded[floating](rows) and has_level(level)):
+        raise ValueError("rows must be padded and aligned, and the level available")
+    memset(&job, 0, sizeof(job))
+    job.item_factors = &rows[0, 0]
+    job.item_scales = &scales[0]
+    job.item_records = &records[0, 0] if records is not None else NULL
+    job.stride = padded_bytes(rows.shape[1], sizeof(floating)) // sizeof(floating)
+    with nogil:
+        squares = cmf_settle(level, sizeof(floating), &job, first, last)
+    return squares

@@ -1,12 +1,12 @@
-/* The choice of an interleaved epoch at run time, by level and type. */
+/* The choice of an interleaved epoch, and of what ends it, at run time, by level and type. */
 #include "simd.h"
 
 #define CMF_DEFINE_CHOICE(TYPE, REAL)                                                              \
     double cmf_interleaved_##TYPE(int level, const cmf_job_##TYPE *job) {                          \
         return CMF_AT_LEVEL(level, cmf_interleaved_##TYPE)(job);                                   \
     }                                                                                              \
-    static double given_##TYPE(int level, const cmf_job *given) {                                  \
-        const cmf_job_##TYPE job = {                                                               \
+    static cmf_job_##TYPE given_##TYPE(const cmf_job *given) {                                     \
+        return (cmf_job_##TYPE){                                                                   \
             .cuts = given->cuts,                                                                   \
             .row_step = given->row_step,                                                           \
             .indices = given->indices,                                                             \
@@ -33,12 +33,35 @@
             .item_bias_decay = (REAL)given->item_bias_decay,                                       \
             .gradient_weight = (REAL)given->gradient_weight,                                       \
         };                                                                                         \
+    }                                                                                              \
+    static double interleaved_##TYPE(int level, const cmf_job *given) {                            \
+        const cmf_job_##TYPE job = given_##TYPE(given);                                            \
         return cmf_interleaved_##TYPE(level, &job);                                                \
+    }                                                                                              \
+    static double settle_##TYPE(int level, const cmf_job *given, int64_t first, int64_t last) {    \
+        const cmf_job_##TYPE job = given_##TYPE(given);                                            \
+        return CMF_AT_LEVEL(level, cmf_settle_##TYPE)(&job, first, last);                          \
+    }                                                                                              \
+    static double user_squares_##TYPE(int level, const cmf_job *given, int64_t first,              \
+                                      int64_t last) {                                              \
+        const cmf_job_##TYPE job = given_##TYPE(given);                                            \
+        return CMF_AT_LEVEL(level, cmf_user_squares_##TYPE)(&job, first, last);                    \
     }
 
 CMF_DEFINE_CHOICE(f32, float)
 CMF_DEFINE_CHOICE(f64, double)
 
 double cmf_interleaved(int level, size_t itemsize, const cmf_job *job) {
-    return itemsize == sizeof(float) ? given_f32(level, job) : given_f64(level, job);
+    return itemsize == sizeof(float) ? interleaved_f32(level, job) : interleaved_f64(level, job);
+}
+
+double cmf_settle(int level, size_t itemsize, const cmf_job *job, int64_t first, int64_t last) {
+    return itemsize == sizeof(float) ? settle_f32(level, job, first, last)
+                                     : settle_f64(level, job, first, last);
+}
+
+double cmf_user_squares(int level, size_t itemsize, const cmf_job *job, int64_t first,
+                        int64_t last) {
+    return itemsize == sizeof(float) ? user_squares_f32(level, job, first, last)
+                                     : user_squares_f64(level, job, first, last);
 }

@@ -623,6 +623,39 @@ double NAME(cmf_interleaved_)(const JOB *job) {
     return job->user_records ? NAME(recorded_rows_)(job, n_blocks) : NAME(rows_)(job, n_blocks);
 }
 
+/* Sum of the squares of a row, in double: those of floats are exact there. Padding adds nothing. */
+CMF_INLINE double NAME(squares_)(const REAL *row, size_t stride) {
+    double sums[8] = {0};
+    for (size_t f = 0; f < stride; f += 8)
+        for (int l = 0; l < 8; l++) sums[l] += (double)row[f + l] * (double)row[f + l];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+double NAME(cmf_settle_)(const JOB *job, int64_t first, int64_t last) {
+    double squared = 0;
+    for (int64_t i = first; i < last; i++) {
+        REAL *row = job->item_factors + (size_t)i * job->stride;
+        const REAL scale = job->item_scales[i];
+        if (scale != 1) {
+            for (size_t f = 0; f < job->stride; f++) row[f] *= scale;
+            job->item_scales[i] = 1;
+        }
+        const double squares = NAME(squares_)(row, job->stride);
+        if (job->item_records) job->item_records[i * CMF_RECORD + CMF_NORM] = (REAL)squares;
+        squared += squares;
+    }
+    return squared;
+}
+
+double NAME(cmf_user_squares_)(const JOB *job, int64_t first, int64_t last) {
+    double squared = 0;
+    for (int64_t position = first; position < last; position++)
+        squared += NAME(squares_)(
+            job->user_factors + (size_t)job->row_order[position] * job->stride, job->stride);
+    return squared;
+}
+
 #undef CMF_HELD_LENGTHS
 #undef CMF_DEFINE
 #undef CMF_ANY_LENGTH

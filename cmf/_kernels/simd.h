@@ -65,20 +65,32 @@ CMF_DEFINE_JOB(cmf_job, void, double) /* whose arrays are of float or of double 
 CMF_DEFINE_JOB(cmf_job_f32, float, float)
 CMF_DEFINE_JOB(cmf_job_f64, double, double)
 
+/* Of each type at each level: an epoch over some rows, which returns the sum of squared errors. Then,
+ * for items first to last - 1, an end of all visits: their rows are multiplied by their scales, and
+ * the norms in their records are written. Then nothing but a look at the rows of users, at positions
+ * first to last - 1 of row_order. These two return the sum of squares of the rows, in double. */
+#define CMF_DECLARE_OF_ONE_TYPE(TYPE, LEVEL)                                                       \
+    double cmf_interleaved_##TYPE##_##LEVEL(const cmf_job_##TYPE *job);                            \
+    double cmf_settle_##TYPE##_##LEVEL(const cmf_job_##TYPE *job, int64_t first, int64_t last);    \
+    double cmf_user_squares_##TYPE##_##LEVEL(const cmf_job_##TYPE *job, int64_t first,             \
+                                             int64_t last);
 #define CMF_DECLARE_INTERLEAVED(LEVEL)                                                             \
-    double cmf_interleaved_f32_##LEVEL(const cmf_job_f32 *job);                                    \
-    double cmf_interleaved_f64_##LEVEL(const cmf_job_f64 *job);
+    CMF_DECLARE_OF_ONE_TYPE(f32, LEVEL)                                                            \
+    CMF_DECLARE_OF_ONE_TYPE(f64, LEVEL)
 
 CMF_DECLARE_INTERLEAVED(baseline)
 CMF_DECLARE_INTERLEAVED(avx2)
 CMF_DECLARE_INTERLEAVED(avx512)
 
-/* The kernel of a level, which must not be above cmf_highest_level(). */
+/* The epoch of a level, which must not be above cmf_highest_level(). */
 double cmf_interleaved_f32(int level, const cmf_job_f32 *job);
 double cmf_interleaved_f64(int level, const cmf_job_f64 *job);
 
-/* The same with the type left open: its size tells float (4) from double (8). What comes from a
+/* All three with the type left open: its size tells float (4) from double (8). What comes from a
  * float is the same again when it is turned back. */
 double cmf_interleaved(int level, size_t itemsize, const cmf_job *job);
+double cmf_settle(int level, size_t itemsize, const cmf_job *job, int64_t first, int64_t last);
+double cmf_user_squares(int level, size_t itemsize, const cmf_job *job, int64_t first,
+                        int64_t last);
 
 #endif

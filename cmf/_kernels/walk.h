@@ -41,6 +41,7 @@ typedef struct {
     int64_t *calls;        /* (n_calls + 1,) call c visits positions calls[c] to calls[c + 1] - 1 */
     int64_t *group_calls;  /* (n_groups + 1,) group g has calls group_calls[g] to the next */
     double *losses;        /* (n_groups, n_strips) for the visitors to add to */
+    double *squares;       /* (n_strips + n_groups,) for those who finish strips, and groups */
     int64_t *strip_visits; /* (n_strips,) groups that have visited the strip */
     int64_t *group_visits; /* (n_groups,) strips that the group has visited */
     int *strip_held;       /* (n_strips,) whether a worker is there */
@@ -159,6 +160,12 @@ static inline cmf_walk_state cmf_walk_next(cmf_walk *walk, cmf_worker *worker) {
 /* Whether nobody visits the worker's strip after the visit it is on. */
 static inline int cmf_walk_ends_strip(const cmf_walk *walk, const cmf_worker *worker) {
     return walk->strip_visits[worker->strip] == walk->n_groups - 1 &&
+           worker->call + 1 == walk->group_calls[worker->group + 1];
+}
+
+/* The same for the worker's group. */
+static inline int cmf_walk_ends_group(const cmf_walk *walk, const cmf_worker *worker) {
+    return walk->group_visits[worker->group] == walk->n_strips - 1 &&
            worker->call + 1 == walk->group_calls[worker->group + 1];
 }
 

@@ -30,6 +30,7 @@ cdef extern from "walk.h" nogil:
         int64_t* calls
         int64_t* group_calls
         double* losses
+        double* squares
         int64_t* strip_visits
         int64_t* group_visits
         int* strip_held
@@ -42,6 +43,7 @@ cdef extern from "walk.h" nogil:
     cmf_worker* cmf_walk_enter(cmf_walk* walk, int64_t number) noexcept
     cmf_walk_state cmf_walk_next(cmf_walk* walk, cmf_worker* worker) noexcept
     bint cmf_walk_ends_strip(const cmf_walk* walk, const cmf_worker* worker) noexcept
+    bint cmf_walk_ends_group(const cmf_walk* walk, const cmf_worker* worker) noexcept
     void cmf_walk_wake(cmf_walk* walk) noexcept
 
 

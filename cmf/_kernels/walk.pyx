@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 
 @cython.auto_pickle(False)
 cdef class Walk:
-    """Which block is next, and the sum of the losses in each.
+    """Which block is next, and what visits have added up.
 
     Kernels take it, and the number of the worker that calls them. They come back when the walk is
     over, and worker 0 now and then in between: Ctrl-C is for Python to notice.
@@ -34,6 +34,7 @@ cdef class Walk:
         walk.calls = <int64_t*> zeros(calls.shape[0], sizeof(int64_t))
         walk.group_calls = <int64_t*> zeros(n_groups + 1, sizeof(int64_t))
         walk.losses = <double*> zeros(n_groups * n_strips, sizeof(double))
+        walk.squares = <double*> zeros(n_strips + n_groups, sizeof(double))
         walk.strip_visits = <int64_t*> zeros(n_strips, sizeof(int64_t))
         walk.group_visits = <int64_t*> zeros(n_groups, sizeof(int64_t))
         walk.strip_held = <int*> zeros(n_strips, sizeof(int))
@@ -63,6 +64,7 @@ cdef class Walk:
         PyMem_Free(walk.calls)
         PyMem_Free(walk.group_calls)
         PyMem_Free(walk.losses)
+        PyMem_Free(walk.squares)
         PyMem_Free(walk.strip_visits)
         PyMem_Free(walk.group_visits)
         PyMem_Free(walk.strip_held)
@@ -73,6 +75,14 @@ cdef class Walk:
     def losses(self):
         """What has been added up in each block, group by group and strip by strip."""
         return [self.walk.losses[k] for k in range(self.walk.n_groups * self.walk.n_strips)]
+
+    @property
+    def squares(self):
+        """Sums of squares of finished rows: of the items of each strip, the users of each group.
+
+        Kernels that do not take them leave zeros.
+        """
+        return [self.walk.squares[k] for k in range(self.walk.n_strips + self.walk.n_groups)]
 
     def stop(self):
         """Let no further call begin."""

@@ -18,6 +18,7 @@ from cmf._kernels.interleaved import highest_level, settle_rows
 from cmf._rows import copy_rows, zero_rows
 
 LEVELS = range(highest_level() + 1)
+LEVEL = 14  # where epochs take it, among the arguments below
 
 # Every length that has code of its own, and rows on either side of an even number of blocks beyond.
 BLOCKS = (*range(1, 9), 9, 10, 17)
@@ -60,10 +61,10 @@ def run(problem, level, **visited):
 def settled_epoch(*given):
     """Run one epoch and settle the items' rows, as training does."""
     *arrays, Q, b, c, _, item_records = given[:10]
-    scales = np.ones(len(c), dtype=c.dtype)
-    settle_rows(Q, scales, item_records, 0, len(c))
+    scales, level = np.ones(len(c), dtype=c.dtype), given[LEVEL]
+    settle_rows(Q, scales, item_records, 0, len(c), level)
     total = interleaved_block(*arrays, Q, b, c, scales, *given[8:])
-    settle_rows(Q, scales, item_records, 0, len(c))
+    settle_rows(Q, scales, item_records, 0, len(c), level)
     assert (scales == 1).all()
     return total
 
@@ -498,15 +499,31 @@ def test_rows_of_hundreds_of_ratings_equal_their_twin(
     assert_equals_twin(found, expected)
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_settled_rows_are_multiplied_by_their_scales(dtype, rng):
-    rows = copy_rows(rng.normal(size=(5, 7)).astype(dtype))
+@pytest.mark.parametrize("n_factors", [1, 7, 16, 100])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_settled_rows_are_multiplied_by_their_scales(level, dtype, n_factors, recorded, rng):
+    rows = copy_rows(rng.normal(size=(5, n_factors)).astype(dtype))
     scales = np.array([1, 0.5, 0.25, 2, 0.75], dtype=dtype)
+    records = np.full((5, 4), 9, dtype=dtype) if recorded else None
     expected = rows * np.array([1, 0.5, 0.25, 1, 1], dtype=dtype)[:, None]
-    settle_rows(rows, scales, None, 1, 3)
+    squares = settle_rows(rows, scales, records, 1, 3, level)
     np.testing.assert_array_equal(rows, expected)
     assert scales.tolist() == [1, 1, 1, 2, 0.75]
     assert not padding(rows).any()
+    norms = np.square(expected, dtype=np.float64).sum(axis=1)
+    assert squares == pytest.approx(norms[1] + norms[2], rel=1e-14)
+    if recorded:
+        np.testing.assert_allclose(records[1:3, 1], norms[1:3], rtol=np.finfo(dtype).eps)
+        records[1:3, 1] = 9
+        assert (records == 9).all()
+
+
+def test_rows_that_are_not_padded_are_not_settled():
+    for rows, level in ((np.ones((2, 3)), 0), (copy_rows(np.ones((2, 3))), highest_level() + 1)):
+        with pytest.raises(ValueError, match="padded and aligned"):
+            settle_rows(rows, np.ones(2), None, 0, 2, level)
 
 
 # --- rates and regularization of every row ------------------------------------------------------
