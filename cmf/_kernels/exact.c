@@ -11,8 +11,8 @@ extern const cmf_exact cmf_exact_f32_avx2, cmf_exact_f64_avx2;
 const cmf_exact *cmf_exact_kernels(int level, size_t itemsize) {
     const int narrow = itemsize == sizeof(float);
 #if CMF_X86
-    /* There is no more to AVX-512: loads and conversions are what takes time, and converting eight
-     * numbers at once takes as long as converting four twice, or longer. */
+    /* There is hardly more to AVX-512: the order of sums has four lanes, and rows come from memory
+     * no faster. benchmarks/README.md has what was tried. */
     if (level >= CMF_AVX2) return narrow ? &cmf_exact_f32_avx2 : &cmf_exact_f64_avx2;
 #endif
     (void)level;
