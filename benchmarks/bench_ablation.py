@@ -63,6 +63,7 @@ VARIANTS = [
     Variant("rows without scales", {"CMF_SCALED(n)": "0"}),
     Variant("all rows with scales", {"CMF_SCALED(n)": "1"}),
     Variant("inner products not early", {"CMF_EARLY(n,rowwise)": "0"}),
+    Variant("no item read once", {"CMF_READ_ONCE(n,rowwise)": "0"}),
     Variant("adaptive rates", settings={**dict.fromkeys(PLAIN), **ADAPTIVE}),
     # Without them the first steps are larger, and diverge at the rate of the others.
     Variant("no biases", settings={"biases": False, "learning_rate": 0.005}),

@@ -185,7 +185,7 @@ class _Shuffled:
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
         """Visit every rating once and return what that adds up to."""
         if not self.plans or self.plans[0].epoch != epoch:
-            self._plan(epoch)
+            self._plan_ahead(epoch)
         plan = self.plans.popleft()
         kernel = self.kernel(self.grid, factors, schedule, epoch)
         blocks = Walk(self.grid.n_strips, plan.calls, plan.group_calls, PATIENCE)
@@ -194,7 +194,7 @@ class _Shuffled:
             while not kernel.visit(blocks, worker, plan.rows):
                 pass  # the interpreter has looked for signals
 
-        plan_next = None if self.plans else partial(self._plan, epoch + 1)
+        plan_next = None if self.plans else partial(self._plan_ahead, epoch + 1)
         try:
             self.team.run(work, blocks.stop, self.grid.n_strips, plan_next)
         except BaseException:  # the factors are of use, whatever it was
@@ -205,7 +205,7 @@ class _Shuffled:
     def settle(self, factors: Factors) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
 
-    def _plan(self, epoch: int) -> None:
+    def _plan_ahead(self, epoch: int) -> None:
         """Make the plans of an epoch and of a few that follow."""
         last = min(epoch + self.at_once - 1, self.last_epoch)
         self.plans = deque(self._make_plan(number) for number in range(epoch, last + 1))

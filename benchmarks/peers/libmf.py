@@ -95,8 +95,8 @@ class Trainer:
     def __init__(self, problem: Problem) -> None:
         """Load the library and make the records."""
         path = os.environ.get("LIBMF_OBJ") or pip_library()
-        self.library = ctypes.CDLL(str(path))
-        self.library.mf_train.restype = ctypes.POINTER(_Model)
+        self.loaded = ctypes.CDLL(str(path))
+        self.loaded.mf_train.restype = ctypes.POINTER(_Model)
         ratings = problem.train
         self.records = np.empty(ratings.nnz, dtype=RECORD)
         self.records["u"], self.records["v"] = ratings.tocoo().coords
@@ -107,13 +107,13 @@ class Trainer:
         """Train from the records, of which LIBMF makes a copy."""
         parameters = self._parameters(n_epochs, {**SETTINGS, **settings})
         started = time.perf_counter()
-        model = self.library.mf_train(ctypes.byref(self.problem), parameters)
+        model = self.loaded.mf_train(ctypes.byref(self.problem), parameters)
         seconds = time.perf_counter() - started
         found = model.contents
         user_factors = np.ctypeslib.as_array(found.P, (found.m, found.k)).copy()
         item_factors = np.ctypeslib.as_array(found.Q, (found.n, found.k)).copy()
         self.model = (found.b, user_factors, item_factors)
-        self.library.mf_destroy_model(ctypes.byref(model))
+        self.loaded.mf_destroy_model(ctypes.byref(model))
         return seconds
 
     def predict(self, users: Any, items: Any) -> Any:
@@ -124,8 +124,8 @@ class Trainer:
 
     def _parameters(self, n_epochs: int, settings: dict[str, Any]) -> ctypes.Structure:
         """Return the parameters in the layout of this library."""
-        self.library.mf_get_default_param.restype = _Parameters
-        defaults: ctypes.Structure = self.library.mf_get_default_param()
+        self.loaded.mf_get_default_param.restype = _Parameters
+        defaults: ctypes.Structure = self.loaded.mf_get_default_param()
         # In the shorter layout do_nmf, quiet and copy_data (off, off, on) lie where alpha is.
         if bytes(defaults)[_Parameters.alpha.offset :][:3] == b"\0\0\1":
             defaults = _OldParameters.from_buffer_copy(defaults)

@@ -39,6 +39,12 @@
     ((rowwise) || CMF_VECTOR_BYTES == 16 || (n_blocks) > 4 ||                                      \
      (CMF_VECTOR_BYTES == 64 ? (n_blocks) > 1 : (n_blocks) < 3))
 #endif
+/* Whether instead each step takes its own, and an item's row of so many blocks stays in registers
+ * from then until it has moved. */
+#ifndef CMF_READ_ONCE
+#define CMF_READ_ONCE(n_blocks, rowwise)                                                           \
+    (CMF_VECTOR_BYTES == 64 && !(rowwise) && (n_blocks) > 1 && (n_blocks) <= 5)
+#endif
 /* How many of a stream's own visits ahead an item's row is fetched. */
 #ifndef CMF_STEPS_AHEAD
 #define CMF_STEPS_AHEAD 2

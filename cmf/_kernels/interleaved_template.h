@@ -19,6 +19,8 @@
  * A step waits for its inner product, and processors look ahead at no more than a step or two: the
  * inner product of the next turn is taken before the rows of this one move. It is the same then,
  * as streams hold different users, except where both turns are on the same item, and it waits.
+ * Where registers can hold the item's row besides, each step rather takes its own product, and
+ * reads that row only once.
  *
  * Longer rows of these are kept as a scale times a vector (L. Bottou, "Stochastic gradient descent
  * tricks", 2012): the decay of a step then multiplies one number instead of the row, and two of
@@ -376,20 +378,38 @@ CMF_INLINE VECTOR *NAME(item_row_)(const JOB *job, const int n_blocks, const int
     return (VECTOR *)(job->item_factors + (size_t)i * NAME(stride_)(job, n_blocks, held));
 }
 
-/* Inner product of the row of a turn and of an item, both without their scales. */
-CMF_INLINE EACH NAME(product_)(const JOB *job, NAME(turn_) turn, const int n_blocks,
-                               const int held, const int scaled, int64_t i) {
+/* A vector of a row, read once. */
+CMF_INLINE VECTOR NAME(read_)(const VECTOR *vector) {
+    VECTOR read = *vector;
+    CMF_KEEP(read);
+    return read;
+}
+
+/* Whether steps take their own inner products. */
+CMF_INLINE int NAME(reads_once_)(const int n_blocks, const int held, const int rowwise) {
+    return held && CMF_READ_ONCE(n_blocks, rowwise);
+}
+
+/* Inner product of the row of a turn and of an item, both without their scales. The item's is left
+ * in `row` if that is not null, which takes a held row. */
+CMF_INLINE EACH NAME(product_)(const JOB *job, NAME(turn_) turn, NAME(held_) * row,
+                               const int n_blocks, const int held, const int scaled, int64_t i) {
     VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
     if (scaled) NAME(keep_scale_)(job, item, n_blocks, i);
+    if (row) {
+        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++)
+            row->of[v] = NAME(read_)(item + v);
+        return NAME(held_dots_)(turn.user, row->of, n_blocks);
+    }
     if (held) return NAME(held_dots_)(turn.user, item, n_blocks);
     return NAME(dots_)(NAME(user_row_)(job, turn.stream->row), item, n_blocks);
 }
 
-/* Add two vectors of rows to each other, as a change tells; the user's is returned. */
-CMF_INLINE VECTOR NAME(moved_)(VECTOR user, VECTOR *item, NAME(change_) step, const int held,
+/* Add two vectors of rows to each other, as a change tells: `other` is what `item` points to. The
+ * user's is returned. */
+CMF_INLINE VECTOR NAME(moved_)(VECTOR user, VECTOR other, VECTOR *item, NAME(change_) step,
                                const int scaled, const int rowwise) {
-    VECTOR moved = user, other = *item;
-    if (held) CMF_KEEP(other);
+    VECTOR moved = user;
     if (!scaled) moved *= step.user_decay;
     moved += step.user_gain * other;
     if (!scaled) other *= step.item_decay;
@@ -397,47 +417,52 @@ CMF_INLINE VECTOR NAME(moved_)(VECTOR user, VECTOR *item, NAME(change_) step, co
     return moved;
 }
 
-/* The same for the rows of a turn. */
-CMF_INLINE void NAME(move_)(const JOB *job, NAME(turn_) turn, NAME(change_) step,
-                            const int n_blocks, const int held, const int scaled,
-                            const int rowwise, int64_t i) {
+/* The same for the rows of a turn; the item's is in `row` already if that is not null. */
+CMF_INLINE void NAME(move_)(const JOB *job, NAME(turn_) turn, const NAME(held_) * row,
+                            NAME(change_) step, const int n_blocks, const int held,
+                            const int scaled, const int rowwise, int64_t i) {
     VECTOR *item = NAME(item_row_)(job, n_blocks, held, i);
     if (held) {
         NAME(held_) *user = turn.user;
-        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++)
-            user->of[v] = NAME(moved_)(user->of[v], item + v, step, 1, scaled, rowwise);
+        CMF_UNROLL for (int v = 0; v < n_blocks * PER_BLOCK; v++) {
+            const VECTOR other = row ? row->of[v] : NAME(read_)(item + v);
+            user->of[v] = NAME(moved_)(user->of[v], other, item + v, step, scaled, rowwise);
+        }
         return;
     }
     VECTOR *user = NAME(user_row_)(job, turn.stream->row);
     CMF_UNROLL_BY_8 for (int k = 0; k < n_blocks; k++)
         CMF_UNROLL for (int v = k * PER_BLOCK; v < (k + 1) * PER_BLOCK; v++)
-            user[v] = NAME(moved_)(user[v], item + v, step, 0, scaled, rowwise);
+            user[v] = NAME(moved_)(user[v], item[v], item + v, step, scaled, rowwise);
 }
 
-/* The step of a turn, given its inner product, which is brought to that of the next turn, if there
- * is one. The squared error is returned. */
+/* The step of a turn. Unless it takes its own inner product, `product` is that of this turn, and is
+ * brought to that of the next one, if there is one. The squared error is returned. */
 CMF_INLINE double NAME(step_)(const JOB *job, NAME(turn_) turn, NAME(turn_) next, EACH *product,
                               const NAME(visit_) * visits, const int n_blocks, const int held,
                               const int scaled, const int rowwise, int64_t ahead, int is_next) {
     NAME(stream_) *stream = turn.stream;
+    const int once = NAME(reads_once_)(n_blocks, held, rowwise), takes_next = is_next && !once;
     const int early = CMF_EARLY(n_blocks, rowwise);
     const int64_t i = job->indices[turn.position];
     REAL *item_bias = job->item_biases + i, *item_scale = job->item_scales + i;
     REAL *record = rowwise ? job->item_records + i * CMF_RECORD : 0;
     const NAME(visit_) *visit = scaled ? visits + (turn.position - stream->settled) : visits;
+    NAME(held_) read = {{{0}}}, *row = once ? &read : 0; /* the item's */
 
     NAME(fetch_items_)(job, n_blocks, held, turn.position, ahead);
+    if (once) *product = NAME(product_)(job, turn, row, n_blocks, held, scaled, i);
     const NAME(change_) step =
         rowwise ? NAME(by_records_)(job, stream, record, item_bias, item_scale,
                                     job->ratings[turn.position], *product, scaled)
                 : NAME(by_rule_)(job, stream, visit, item_bias, item_scale,
                                  job->ratings[turn.position], ONE_OF(*product), scaled);
-    const int64_t next_i = is_next ? job->indices[next.position] : -1;
-    if (early && is_next && !CMF_UNLIKELY(next_i == i))
-        *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
-    NAME(move_)(job, turn, step, n_blocks, held, scaled, rowwise, i);
-    if (is_next && (!early || CMF_UNLIKELY(next_i == i)))
-        *product = NAME(product_)(job, next, n_blocks, held, scaled, next_i);
+    const int64_t next_i = takes_next ? job->indices[next.position] : -1;
+    if (takes_next && early && !CMF_UNLIKELY(next_i == i))
+        *product = NAME(product_)(job, next, 0, n_blocks, held, scaled, next_i);
+    NAME(move_)(job, turn, row, step, n_blocks, held, scaled, rowwise, i);
+    if (takes_next && (!early || CMF_UNLIKELY(next_i == i)))
+        *product = NAME(product_)(job, next, 0, n_blocks, held, scaled, next_i);
     return (double)step.error * (double)step.error;
 }
 
@@ -479,8 +504,10 @@ CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, NAME(hel
         const int64_t ahead = NAME(ahead_)(job, stream, turns), last = stream->next + turns;
         for (int64_t position = stream->next; position < last; position++) {
             const NAME(turn_) turn = {stream, user, position}; /* also stands for none behind it */
-            EACH product = NAME(product_)(job, turn, n_blocks, held, scaled,
-                                          job->indices[position]);
+            EACH product = {0};
+            if (!NAME(reads_once_)(n_blocks, held, rowwise))
+                product = NAME(product_)(job, turn, 0, n_blocks, held, scaled,
+                                         job->indices[position]);
             squared += NAME(step_)(job, turn, turn, &product, visits, n_blocks, held, scaled,
                                    rowwise, ahead, 0);
         }
@@ -522,7 +549,7 @@ CMF_INLINE double NAME(finish_)(const JOB *job, NAME(stream_) * stream, NAME(hel
         turns = own_turns < turns ? own_turns : turns;                                             \
     }
 /* and how far ahead all may look meanwhile. */
-#define CMF_LEAST_AHEAD(m)                                                                        \
+#define CMF_LEAST_AHEAD(m)                                                                         \
     {                                                                                              \
         const int64_t own_ahead = NAME(ahead_)(job, &stream##m, turns);                            \
         ahead = own_ahead < ahead ? own_ahead : ahead;                                             \
@@ -559,8 +586,8 @@ CMF_INLINE double NAME(epoch_)(const JOB *given, const int n_blocks, const int n
         CMF_FINISH(0)
         CMF_TAKE(0)
     }
-    if (active)
-        product = NAME(product_)(job, CMF_TURN(0, 0), n_blocks, held, scaled,
+    if (active && !NAME(reads_once_)(n_blocks, held, rowwise))
+        product = NAME(product_)(job, CMF_TURN(0, 0), 0, n_blocks, held, scaled,
                                  job->indices[stream0.next]);
     while (active) {
         int64_t turns = INT64_MAX, ahead = CMF_STEPS_AHEAD;
