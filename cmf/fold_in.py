@@ -41,15 +41,15 @@ LEAST_SHARE, LEAST_STEP = 0.1, 1e-18
 # Huber and absolute loss have no curvature far from a rating. Part of that of the parabola which
 # touches the loss from above stands in for it: 1 takes the most steps, 0 would halve the most.
 STRAIGHT = 0.01
-# Part of the curvature that is added in all directions, so that every step has a least point. The
-# slopes are exact, so that it moves no solution.
+# Part of the curvature along each axis that is added to it, so that every step has a least point.
+# The slopes are exact, so that it moves no solution.
 DAMPING = 1e-9
 # Sweeps of coordinate descent in a step.
 MOST_SWEEPS = 50
 # Absolute loss is rounded off this near to the rating, in units of the median error at the start:
 # step by step, as the first steps need wide parabolas and the last ones sharp losses.
 ROUNDED = tuple(10.0**-k for k in range(1, 7))
-# Part of the mean variance that is added to all directions of a prior.
+# Part of the variance of every number of a row that is added to it in a prior.
 RIDGE = 1e-6
 # Numbers of users' rows that are copied at once.
 NUMBERS_AT_ONCE = 2**18
@@ -255,8 +255,10 @@ def prior_of(factors: Factors, rated: NDArray[np.bool_], noise_std: float) -> Pr
     """
     k, width = factors.n_factors, factors.n_factors + factors.biased
     users = np.flatnonzero(rated)
-    mean, products, part = np.zeros(width), np.zeros((width, width)), np.empty((width, width))
-    blocks = np.split(users, range(NUMBERS_AT_ONCE // width, users.size, NUMBERS_AT_ONCE // width))
+    n_users, at_once = max(users.size, 1), NUMBERS_AT_ONCE // width
+    blocks = np.split(users, range(at_once, users.size, at_once))
+    mean, variances, part = np.zeros(width), np.zeros(width), np.empty((width, width))
+    correlations = RIDGE * np.eye(width)
 
     def _rows_of(block: NDArray[np.intp]) -> Doubles:
         rows = np.empty((block.size, width))
@@ -266,14 +268,16 @@ def prior_of(factors: Factors, rated: NDArray[np.bool_], noise_std: float) -> Pr
         return rows
 
     for block in blocks:
-        mean += _rows_of(block).sum(axis=0) / max(users.size, 1)
+        mean += _rows_of(block).sum(axis=0) / n_users
     for block in blocks:
-        row_products((_rows_of(block) - mean).astype(np.float32), part, simd_level())
-        products += part
-    covariance = products / max(users.size, 1)
-    ridge = RIDGE * float(np.trace(covariance)) / width or RIDGE
-    covariance[np.diag_indices(width)] += ridge
-    inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+        variances += np.square(_rows_of(block) - mean).sum(axis=0) / n_users
+    # Biases are in units of the ratings, factors in those of their square roots.
+    scales = np.sqrt(variances)
+    scales[scales == 0] = scales.max() or 1.0
+    for block in blocks:
+        row_products(((_rows_of(block) - mean) / scales).astype(np.float32), part, simd_level())
+        correlations += part / n_users
+    inverse = np.asarray(np.linalg.inv(correlations), dtype=np.float64) / np.outer(scales, scales)
     return Prior(mean, noise_std**2 * inverse)
 
 
@@ -472,7 +476,7 @@ class _Problem:
             of_ratings /= self.threshold if self.loss == "absolute" else 1
         curvature: Doubles = (self.design.T * of_ratings) @ self.design + self.prior.precision
         diagonal = np.diag_indices(w.size)
-        curvature[diagonal] += max(DAMPING * float(curvature[diagonal].sum()), TINY)
+        curvature[diagonal] += np.maximum(DAMPING * curvature[diagonal], TINY)
         return curvature
 
     def _losses(self, x: Doubles) -> Doubles:

@@ -84,6 +84,8 @@ PAIRS_PER_ROW = 16
 PAIRS_AT_ONCE = 2**16
 # A rating counts as having drawn the variance of its prediction to this part of it at most.
 LEAST_DRAWN = 0.2
+# Ratings of a larger spread have predictions whose spread may be none in float32.
+LARGEST_SCALE = 1e36
 # Part of the squared norm that is added to all directions, below which a direction is rounding.
 RIDGE = 1e-6
 
@@ -165,7 +167,8 @@ def sample_posterior(
     DivergenceError
         If the distribution of a row is no longer a proper one.
     ValueError
-        If sampling was ended by `report` during the burn-in, or numbers are out of range.
+        If sampling was ended by `report` during the burn-in, numbers are out of range, or the
+        spread of the ratings is above 1e36.
     KeyboardInterrupt
         If Ctrl-C came before there was anything to average. Later it ends sampling.
 
@@ -565,8 +568,11 @@ def _standardized(ratings: CheckedRatings, biased: bool) -> tuple[float, float, 
         center = float(ratings.values.mean(dtype=np.float64)) if biased else 0.0
         values = ratings.values - np.float64(center)
         scale = math.sqrt(float(np.mean(np.square(values))))
-    if not math.isfinite(scale):
-        raise ValueError("ratings are too large: the sum of their squares is not finite")
+    if not scale <= LARGEST_SCALE:
+        raise ValueError(
+            f"ratings are too large: with a spread above {LARGEST_SCALE:g} the uncertainty of "
+            "predictions, which is in float32, may be infinite"
+        )
     if scale > 0:
         values /= scale
     indices = ratings.indices.astype(np.int32, copy=False)
@@ -681,8 +687,8 @@ class _Average:
         chain, total = self.chain, self.total
         each = chain.scale / total.n_samples
         factors = Factors(
-            (total.user_factors * math.sqrt(each)).astype(dtype),
-            (total.item_factors * math.sqrt(each)).astype(dtype),
+            np.multiply(total.user_factors, math.sqrt(each), dtype=dtype),
+            np.multiply(total.item_factors, math.sqrt(each), dtype=dtype),
             (total.user_biases * each).astype(dtype),
             (total.item_biases * each).astype(dtype),
             chain.center,

@@ -137,8 +137,10 @@ class Stopper:
         """Put the best epoch's factors in place, or the first biases alone if they are as good."""
         for array, kept in zip(self._arrays(), self.kept, strict=True):
             array[...] = kept
-        gains = self._losses_of_biases() - self._losses()
-        if gains.mean() <= SURENESS * gains.std() / math.sqrt(gains.shape[0]):
+        with np.errstate(over="ignore", invalid="ignore"):  # losses may be infinite
+            gains = self._losses_of_biases() - self._losses()
+            gains /= np.abs(gains).max() or 1.0
+        if not gains.mean() > SURENESS * gains.std() / math.sqrt(gains.shape[0]):
             self.best_epoch = 0
             forget_factors(self.factors)
             self.factors.user_biases[...], self.factors.item_biases[...] = self.first_biases
@@ -148,7 +150,8 @@ class Stopper:
         """Mean loss of what is held out, as reports have it."""
         if self.squared:
             return validation_errors(self.held_out, self.factors, self.n_threads)[0] ** 2
-        return float(self._losses().mean())
+        with np.errstate(over="ignore"):  # infinite, and never the least
+            return float(self._losses().mean())
 
     def _losses(self) -> NDArray[np.float64]:
         """Losses of all that is held out."""

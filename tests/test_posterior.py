@@ -384,12 +384,32 @@ def test_numbers_out_of_range_are_refused(settings, message, rng):
         sample(ratings, **settings)
 
 
-def test_ratings_whose_squares_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="ratings are too large"):
-        sample(np.array([[1e200, -1e200]]), dtype=np.float64)
+@pytest.mark.parametrize("size", [1e37, 1e200])
+def test_ratings_whose_spread_float32_may_not_hold_are_refused(size):
+    with pytest.raises(ValueError, match=r"ratings are too large: with a spread above 1e\+36"):
+        sample(np.array([[size, -size]]), dtype=np.float64)
 
 
-def test_large_ratings_are_no_trouble(rng):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_ratings_are_no_trouble(dtype, rng):
     ratings, test = generated(rng)
-    mean = sample(ratings * 1e30)
-    assert rmse(dense(mean) / 1e30, test) < 0.5 * 1.2
+    mean = sample(ratings * 1e35, dtype=dtype)
+    assert rmse(dense(mean) / 1e35, test) < 0.5 * 1.2
+    assert np.isfinite(predictive_std(mean.uncertainty, *np.indices((9, 9)).reshape(2, -1))).all()
+
+
+@pytest.mark.parametrize("size", [2.0**-60, 2.0**60])
+def test_new_users_are_found_in_any_unit(size, rng):
+    ratings, _ = generated(rng)
+    first, second = (
+        cmf.MatrixFactorization(
+            4, posterior_samples=5, burn_in=3, dtype="float64", random_state=0
+        ).fit(table)
+        for table in (ratings, ratings * size)
+    )
+    users = ratings[:20]
+    expected = first.fold_in(users)
+    found = second.fold_in(users * size)
+    root = np.sqrt(size)
+    np.testing.assert_allclose(found.factors, expected.factors * root, rtol=1e-4, atol=1e-4 * root)
+    np.testing.assert_allclose(found.biases, expected.biases * size, rtol=1e-4, atol=1e-4 * size)

@@ -428,3 +428,24 @@ def test_scale_and_shift_of_ratings_are_those_of_predictions(scale, shift, dtype
     expected = scale * first.reconstruct().astype(np.float64) + shift
     spread = scale * ratings.data.std()
     np.testing.assert_allclose(second.reconstruct(), expected, rtol=0, atol=tolerance * spread)
+
+
+def test_ratings_of_any_size_are_judged_alike():
+    ratings = ratings_of()
+    first, second = (
+        cmf.MatrixFactorization(**SMALL, dtype="float64").fit(table)
+        for table in (ratings, ratings * 2.0**300)
+    )
+    assert first.best_epoch_ == second.best_epoch_ > 0
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute", "huber", "poisson"])
+@pytest.mark.parametrize("scale", [1e100, 1e160, 1e307])
+def test_losses_that_are_not_finite_give_no_warning(scale, loss):
+    model = cmf.MatrixFactorization(**SMALL, loss_function=loss, dtype="float64")
+    try:
+        model.fit(abs(ratings_of()) * scale)
+    except cmf.DivergenceError as error:
+        assert "scale the ratings down" in str(error)  # noqa: PT017
+    else:
+        assert np.isfinite(model.reconstruct()).all()
