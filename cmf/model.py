@@ -132,8 +132,9 @@ class MatrixFactorization:
     init : {"normal", "scaled", "uniform"}, default "normal"
         Factors start as N(0, init_scale²), N(0, init_scale² / n_factors) or U[0, init_scale).
     init_scale : float or None, default None
-        See `init`. With biases, 0 gives a model of biases alone. None: 0.1, but ``0.005 * sqrt(s)``
-        for normal starts if `learning_rate` is chosen by the ratings, with s as in Notes.
+        See `init`. With biases, 0 gives a model of biases alone. None: 0.1; if `learning_rate` is
+        chosen by the ratings ``0.1 * sqrt(s)``, for normal starts ``0.005 * sqrt(s)``, with s as in
+        Notes.
     dtype : {"float32", "float64"}, default "float32"
         Of factors, biases and the arithmetic of training. Losses are summed in float64 always.
     n_threads : int or None, default None
@@ -279,7 +280,8 @@ class MatrixFactorization:
     measured after every epoch of the search), and n the number of ratings of a row:
 
     - α is 0.24/(s √k) with k factors, at most 0.05/s, in the first epoch and 0.97 of the last one
-      in each other, `adaptive`;
+      in each other, `adaptive`; where β is given, that of a row begins at 1/(2 β) at most, which
+      no strength makes diverge;
     - β is 1.8 s v/√n for users and 0.54 s v/n**(1/4) for items;
     - biases start as means of what is left, damped by as much as makes them posterior means, with
       variances estimated from the ratings; they are trained with α = 0.005 and kept near zero by

@@ -24,6 +24,8 @@ __all__ = ["Scale", "scale_of"]
 LINKED_SPREAD = 1 / 0.6
 NORMAL = math.sqrt(math.pi / 2)
 AT_ONCE = 2**16
+# A spread of less than this part of the mean is its rounding.
+ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +115,14 @@ def scale_of(
 
 
 def _spread(values: FloatArray, start: float, *, absolute: bool) -> float:
-    """Return how far ratings are from a number, or 1 where they are not."""
+    """Return how far ratings are from a number; where they are not, its size, or 1."""
     total = 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
         for first in range(0, values.shape[0], AT_ONCE):
             part: NDArray[np.float64] = values[first : first + AT_ONCE].astype(np.float64) - start
             total += float(np.abs(part).sum()) if absolute else float(part @ part)
     mean = total / values.shape[0]
-    if not (math.isfinite(mean) and mean > 0):
+    if not math.isfinite(mean):
         return 1.0
-    return NORMAL * mean if absolute else math.sqrt(mean)
+    spread = NORMAL * mean if absolute else math.sqrt(mean)
+    return spread if spread > ROUNDING * abs(start) else abs(start) or 1.0

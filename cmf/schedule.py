@@ -34,6 +34,9 @@ DEFAULT_USER_SHRINK, USER_POWER = 0.9, 0.5
 DEFAULT_ITEM_SHRINK, ITEM_POWER = 0.27, 0.25
 DEFAULT_IMPLICIT_SHRINK = 0.016
 MOST_DEVIATIONS = 10.0
+# Where only the rates are chosen, a row begins with one of its own at which its strength takes at
+# most this part of it at a step; the sum of squares behind the rate is to remain a good number.
+MOST_TAKEN, MOST_GRADIENTS = 0.5, 1e30
 # Rate of implicit factors in rates of the users' own.
 IMPLICIT_RATE = 0.1
 # Of the plain rule, where only one of the two is given, or ratings are visited in stored order.
@@ -188,6 +191,11 @@ class Schedule:
         if sums is not None:
             for record, column in zip(self.records, sums, strict=True):
                 record[:, GRADIENTS] = column
+        elif self.by_default:
+            for name, record, shrink in zip(SIDES, self.records, self.shrink, strict=True):
+                if not (self.adaptive and self._by_default(name)):
+                    roots = 2 * self.learning_rate / MOST_TAKEN * shrink
+                    record[:, GRADIENTS] = np.clip(roots, 1, math.sqrt(MOST_GRADIENTS)) ** 2
 
     @property
     def learning_rate(self) -> float:
@@ -237,9 +245,9 @@ class Schedule:
         if given is not None:
             return given
         parameters = self.parameters
-        if not self.by_default or parameters.init != "normal":
-            return RULE_INIT_SCALE
         root = math.sqrt(self.scale.spread)
+        if not self.by_default or parameters.init != "normal":
+            return RULE_INIT_SCALE * root
         if parameters.nonnegative or parameters.l1_regularization > 0:
             return PROXIMAL_INIT_SCALE * root / math.sqrt(math.sqrt(parameters.n_factors))
         return DEFAULT_INIT_SCALE * root
@@ -402,8 +410,7 @@ class Schedule:
         """Put into the records what every row is regularized by."""
         # Where nothing is to be said of biases, their damping is large: a step takes them to zero
         # at most, not beyond.
-        damped = self.biases is not None and self._by_default("bias") and bias_rate > 0
-        most = 1 / bias_rate if damped else math.inf
+        most = 1 / bias_rate if self.by_default and bias_rate > 0 else math.inf
         with np.errstate(over="ignore"):  # reported as divergence
             for name, record, shrink, bias_shrink in zip(
                 SIDES, self.records, self.shrink, self.bias_shrink, strict=True

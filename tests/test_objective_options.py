@@ -243,9 +243,32 @@ def test_defaults_never_diverge(loss, scale):
     assert np.isfinite(model.reconstruct()).all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"implicit": True},
+        *({"loss_function": loss} for loss in LOSSES),
+        *({"loss_function": loss, "adaptive": False} for loss in LOSSES),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("init", ["normal", "scaled", "uniform"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_strengths_that_are_too_large_for_the_ratings_do_not_diverge(scale, init, options):
+    rng = np.random.default_rng(0)
+    users, items, x = signal(rng, 2_000)
+    rare = (rng.random(2_000) < 0.01).astype(float)
+    values = rare if options.get("loss_function") == "logistic" else np.exp(x) * scale
+    for regularization in (None, 10.0):
+        given = {**options, "regularization": regularization}
+        model = cmf.MatrixFactorization(4, init=init, random_state=0, **given)
+        model.fit(matrix(users, items, values))
+        assert np.isfinite(model.reconstruct()).all()
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("options", [{}, {"nonnegative": True}, {"biases": False}], ids=str)
-@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("value", [0.0, 3e-6, 0.7, 1.0])
 def test_defaults_take_ratings_that_say_nothing(value, options, loss):
     # Damping is as strong as it can be then: steps of biases must not go beyond zero.
     rated = ratings_for("squared")

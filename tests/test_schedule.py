@@ -338,7 +338,9 @@ def test_rate_and_start_follow_the_spread_of_the_ratings():
     expected = np.array([0.05, 0.05, 0.03, 0.015]) / small.scale.spread
     np.testing.assert_allclose(rates, expected, rtol=0.01)
     for init in ("scaled", "uniform"):
-        assert schedule_of(ratings, init=init).init_scale == 0.1
+        found = schedule_of(ratings, init=init).init_scale
+        assert found == pytest.approx(0.1 * small.scale.spread**0.5, rel=1e-12)
+        assert schedule_of(ratings, init=init, learning_rate=0.01).init_scale == 0.1
     assert schedule_of(ratings, init_scale=0.7).init_scale == 0.7
 
 
@@ -349,9 +351,34 @@ def test_spreads_whose_cube_is_no_double_give_finite_or_infinite_weights(value):
     assert schedule.steps(1).gradient_weight >= 0
 
 
-def test_equal_ratings_have_the_spread_1():
-    schedule = schedule_of(np.full((3, 4), 2.0), 2.0)
-    assert schedule.scale.spread == 1.0
+@pytest.mark.parametrize("loss", ["squared", "absolute", "huber"])
+@pytest.mark.parametrize(("value", "spread"), [(0.0, 1.0), (2.0, 2.0), (-3e-6, 3e-6)])
+def test_equal_ratings_have_their_size_as_spread(value, spread, loss):
+    ratings = sparse.csr_array(([value] * 3, ([0, 1, 2], [0, 0, 0])), shape=(3, 1))
+    for mean in (value, value * (1 + 1e-15)):  # as sums are rounded
+        assert schedule_of(ratings, mean, loss_function=loss).scale.spread == pytest.approx(spread)
+
+
+@pytest.mark.parametrize("scaling", ["rating", "count"])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_given_strengths_begin_with_rates_that_they_allow(adaptive, scaling):
+    options = {"adaptive": adaptive, "regularization_scaling": scaling}
+    for regularization in (0.02, 1e3):
+        schedule = schedule_of(random_ratings(), regularization=regularization, **options)
+        steps = schedule.steps(1)
+        for record in (steps.user_records, steps.item_records):
+            gradients, _, shrink, bias_shrink = record.T
+            taken = steps.rate / np.sqrt(gradients) * shrink
+            assert taken.max() <= 0.5 + 1e-6
+            assert (steps.bias_rate * bias_shrink).max() <= 1 + 1e-6
+            if regularization == 0.02:
+                np.testing.assert_array_equal(gradients, 1)
+                np.testing.assert_allclose(bias_shrink, shrink)
+            else:
+                np.testing.assert_allclose(taken[gradients > 1], 0.5, rtol=1e-6)
+    only_items = schedule_of(random_ratings(), item_regularization=1e3, **options).steps(1)
+    np.testing.assert_array_equal(only_items.user_records[:, 0], 1)
+    assert only_items.item_records[:, 0].max() > 1
 
 
 # --- going on -------------------------------------------------------------------------------------
