@@ -276,7 +276,9 @@ def _positions(seen: SeenItems | None, row: int, candidates: Rows) -> Rows:
 
 def _unit_rows(factors: FloatArray) -> NDArray[np.float64]:
     """Return rows scaled to a norm of 1; zeros stay zeros."""
-    rows = factors.astype(np.float64)
+    # First by powers of two, which round nothing, lest squares are too large or too small.
+    largest = np.abs(factors).max(axis=1, keepdims=True, initial=0).astype(np.float64)
+    rows = np.ldexp(factors.astype(np.float64), -np.frexp(largest)[1])
     norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     unit: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return unit

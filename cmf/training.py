@@ -285,7 +285,8 @@ def train(
     Raises
     ------
     DivergenceError
-        If a factor, a bias or the loss is no longer finite after an epoch.
+        If a factor, a bias or the loss is no longer finite after an epoch, or errors at the end
+        are too large for predictions to be.
     """
     last_epoch = first_epoch + n_epochs - 1
     with (
@@ -324,6 +325,10 @@ def train(
             measures.record(history, factors)
         elif math.isnan(history["exact_mse"][-1]):
             _record_exact(history, measures.exact(factors))
+        # Finite factors may have infinite predictions, and the errors tell.
+        largest = float(np.finfo(factors.dtype).max)
+        if history["exact_mse"][-1] > largest * largest:
+            raise _divergence(schedule.rate_of(epoch), epoch, history)
 
 
 def sweep_recorder(history: History, parameters: Parameters) -> Callable[[int, float], None]:
@@ -397,8 +402,12 @@ def _refuse_divergence(
     # A finite sum of squares is one of finite numbers; an infinite one may be, too.
     if math.isfinite(squared_errors) and (math.isfinite(penalty) or all_finite(factors)):
         return
+    raise _divergence(learning_rate, epoch, history)
+
+
+def _divergence(learning_rate: float, epoch: int, history: History) -> DivergenceError:
     last = history["running_total"][-1] if history["running_total"] else None
-    raise DivergenceError(
+    return DivergenceError(
         f"training diverged in epoch {epoch} with learning_rate={learning_rate:g}: "
         "factors or loss are no longer finite. Lower learning_rate (a tenth is a good next try) "
         "or scale the ratings down"

@@ -1107,6 +1107,16 @@ def test_slow_divergence_tells_the_last_finite_loss():
     assert f"{reports[-1].running_total:.6g}" in str(caught.value)
 
 
+def test_factors_that_are_finite_but_not_their_predictions_are_divergence():
+    ratings = np.array([[1e6], [0], [0]])
+    make = {"n_factors": 64, "biases": False, "learning_rate": 0.05, "random_state": 0}
+    model = cmf.MatrixFactorization(**make).fit(ratings, epochs=1)
+    assert np.isfinite(model.reconstruct()).all()
+    with pytest.raises(cmf.DivergenceError, match=r"diverged in epoch 2 with learning_rate=0.05"):
+        model.fit(ratings, epochs=2)
+    assert model.n_iter_ == 1
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_epoch_that_diverges_is_an_error(dtype):
     P, Q = start_factors(dtype)

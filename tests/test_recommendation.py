@@ -234,6 +234,16 @@ def test_equal_rows_have_cosine_one_and_no_more():
     np.testing.assert_allclose(cosines, [1, 1, -1], atol=1e-15)
 
 
+@pytest.mark.parametrize("size", [2.0**-600, 2.0**600])
+def test_similar_rows_are_the_same_in_any_unit(size):
+    factors = np.random.default_rng(0).normal(size=(30, 5))
+    factors[3] = 0
+    expected = recommendation.similar(factors, np.arange(30), 29)
+    found = recommendation.similar(factors * size, np.arange(30), 29)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_similar_refuses_what_it_does_not_know(model):
     with pytest.raises(ValueError, match="25"):
         model.similar_items(25)
