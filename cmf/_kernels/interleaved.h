@@ -41,9 +41,14 @@
 #endif
 /* Whether instead each step takes its own, and an item's row of so many blocks stays in registers
  * from then until it has moved. */
+#if CMF_VECTOR_BYTES == 64 && !defined(__clang__)
+#define CMF_MOST_READ_ONCE 5
+#else /* too few registers; clang 16 takes the row to memory and back, and twice the time */
+#define CMF_MOST_READ_ONCE 0
+#endif
 #ifndef CMF_READ_ONCE
 #define CMF_READ_ONCE(n_blocks, rowwise)                                                           \
-    (CMF_VECTOR_BYTES == 64 && !(rowwise) && (n_blocks) > 1 && (n_blocks) <= 5)
+    (!(rowwise) && (n_blocks) > 1 && (n_blocks) <= CMF_MOST_READ_ONCE)
 #endif
 /* How many of a stream's own visits ahead an item's row is fetched. */
 #ifndef CMF_STEPS_AHEAD
