@@ -151,7 +151,7 @@ class MatrixFactorization:
         0.97 if `learning_rate` is chosen by the ratings, else 1.
     adaptive : bool or None, default None
         Whether every user and every item has a rate of its own for its factors,
-        :math:`\alpha / \sqrt{G}`, where G starts at 1 and grows at each step by
+        :math:`\alpha / \sqrt{G}`, where G starts at 1, or as Notes tell, and grows at each step by
         :math:`\|e q - \beta p / 2\|^2 / (k s^3)`, k the number of factors: AdaGrad with one sum a
         row [2]_, as LIBMF has it; s is 1 if `learning_rate` is given. Both rows of a rating then
         see each other as they were before the step. Biases keep their rate. None: whether

@@ -84,7 +84,7 @@ PAIRS_PER_ROW = 16
 PAIRS_AT_ONCE = 2**16
 # A rating counts as having drawn the variance of its prediction to this part of it at most.
 LEAST_DRAWN = 0.2
-# Ratings of a larger spread have predictions whose spread may be none in float32.
+# Predictions of ratings with a larger spread may have one that is infinite in float32.
 LARGEST_SCALE = 1e36
 # Part of the squared norm that is added to all directions, below which a direction is rounding.
 RIDGE = 1e-6

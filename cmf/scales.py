@@ -24,7 +24,7 @@ __all__ = ["Scale", "scale_of"]
 LINKED_SPREAD = 1 / 0.6
 NORMAL = math.sqrt(math.pi / 2)
 AT_ONCE = 2**16
-# A spread of less than this part of the mean is its rounding.
+# A spread below this part of μ is the rounding of μ: the ratings are equal.
 ROUNDING = 1e-14
 
 
@@ -97,7 +97,8 @@ def scale_of(
     Scale
         Squared loss: s is the root of the mean squared deviation from μ. Absolute and Huber loss:
         1.25 times the mean absolute deviation, which is the same of normal ratings and less moved
-        by outliers. Logistic and Poisson: a constant, since x is a logarithm.
+        by outliers. Of equal ratings either is their size, or 1 of zeros. Logistic and Poisson: a
+        constant, since x is a logarithm.
     """
     if has_link(loss):
         mean = float(link(loss, np.array(start)))

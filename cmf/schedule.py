@@ -34,8 +34,9 @@ DEFAULT_USER_SHRINK, USER_POWER = 0.9, 0.5
 DEFAULT_ITEM_SHRINK, ITEM_POWER = 0.27, 0.25
 DEFAULT_IMPLICIT_SHRINK = 0.016
 MOST_DEVIATIONS = 10.0
-# Where only the rates are chosen, a row begins with one of its own at which its strength takes at
-# most this part of it at a step; the sum of squares behind the rate is to remain a good number.
+# Where rates are chosen for a strength that is given, or do not adapt, a row begins with one of its
+# own, at which the strength takes at most this part of the row at a step. The sum of squares behind
+# that rate is to remain a good number.
 MOST_TAKEN, MOST_GRADIENTS = 0.5, 1e30
 # Rate of implicit factors in rates of the users' own.
 IMPLICIT_RATE = 0.1
@@ -194,8 +195,9 @@ class Schedule:
         elif self.by_default:
             for name, record, shrink in zip(SIDES, self.records, self.shrink, strict=True):
                 if not (self.adaptive and self._by_default(name)):
-                    roots = 2 * self.learning_rate / MOST_TAKEN * shrink
-                    record[:, GRADIENTS] = np.clip(roots, 1, math.sqrt(MOST_GRADIENTS)) ** 2
+                    taken = 2 * self.learning_rate * shrink
+                    roots = np.clip(taken / MOST_TAKEN, 1, math.sqrt(MOST_GRADIENTS))
+                    record[:, GRADIENTS] = np.square(roots)
 
     @property
     def learning_rate(self) -> float:
@@ -408,8 +410,8 @@ class Schedule:
 
     def _write_regularization(self, noise: float, bias_rate: float) -> None:
         """Put into the records what every row is regularized by."""
-        # Where nothing is to be said of biases, their damping is large: a step takes them to zero
-        # at most, not beyond.
+        # The damping of biases is large where nothing is to be said of them, and a strength that is
+        # given may be: a step takes them to zero at most, not beyond.
         most = 1 / bias_rate if self.by_default and bias_rate > 0 else math.inf
         with np.errstate(over="ignore"):  # reported as divergence
             for name, record, shrink, bias_shrink in zip(

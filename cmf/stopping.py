@@ -137,7 +137,8 @@ class Stopper:
         """Put the best epoch's factors in place, or the first biases alone if they are as good."""
         for array, kept in zip(self._arrays(), self.kept, strict=True):
             array[...] = kept
-        with np.errstate(over="ignore", invalid="ignore"):  # losses may be infinite
+        # Losses may be infinite, and what is no number is no gain.
+        with np.errstate(over="ignore", invalid="ignore"):
             gains = self._losses_of_biases() - self._losses()
             gains /= np.abs(gains).max() or 1.0
         if not gains.mean() > SURENESS * gains.std() / math.sqrt(gains.shape[0]):

@@ -325,7 +325,8 @@ def train(
             measures.record(history, factors)
         elif math.isnan(history["exact_mse"][-1]):
             _record_exact(history, measures.exact(factors))
-        # Finite factors may have infinite predictions, and the errors tell.
+        # Finite factors may have infinite predictions: if the root of the mean squared error is no
+        # number of their dtype, some prediction is not.
         largest = float(np.finfo(factors.dtype).max)
         if history["exact_mse"][-1] > largest * largest:
             raise _divergence(schedule.rate_of(epoch), epoch, history)
@@ -406,6 +407,7 @@ def _refuse_divergence(
 
 
 def _divergence(learning_rate: float, epoch: int, history: History) -> DivergenceError:
+    """Return the error in which training ends, with the last finite loss of a history."""
     last = history["running_total"][-1] if history["running_total"] else None
     return DivergenceError(
         f"training diverged in epoch {epoch} with learning_rate={learning_rate:g}: "

@@ -85,9 +85,9 @@ typedef struct {
     PAIR scale, gradients, norm, shrink;
 } NAME(stream_);
 
-/* A user's row that is held. GCC keeps it in registers from row to row only if it never sees a
- * pointer that moves over it: vectors are elements of this member, not of what a VECTOR * points
- * to, and there is no array of such rows or of streams. */
+/* A user's row that is held, or an item's during a step. GCC keeps it in registers from row to row
+ * only if it never sees a pointer that moves over it: vectors are elements of this member, not of
+ * what a VECTOR * points to, and there is no array of such rows or of streams. */
 typedef struct {
     VECTOR of[CMF_MAX_HELD_BLOCKS * PER_BLOCK];
 } NAME(held_);
