@@ -7,7 +7,7 @@ names the argument, what was found and what is wanted. Inputs are never written 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,6 +54,8 @@ class CheckedRatings:
         The labels of a wide data frame.
     frame : str or None
         The kind of data frame, if it was one.
+    counted : list
+        What `cmf._counts` has counted, for whoever asks again.
     """
 
     indptr: NDArray[np.int64]
@@ -64,11 +66,20 @@ class CheckedRatings:
     user_ids: Ids | None = None
     item_ids: Ids | None = None
     frame: FrameKind | None = None
+    counted: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def nnz(self) -> int:
         """Number of ratings."""
         return int(self.indices.shape[0])
+
+    def with_indices(self, indices: IndexArray) -> CheckedRatings:
+        """Return the same ratings with their indices in another array."""
+        same = replace(self, indices=indices)
+        same.counted.extend(self.counted)
+        return same
 
 
 def check_ratings(
@@ -431,7 +442,7 @@ def narrow_indices(ratings: CheckedRatings) -> CheckedRatings:
     """Return ratings with int32 indices if these can number the items."""
     if ratings.shape[1] > MAX_INT32 or ratings.indices.dtype == np.int32:
         return ratings
-    return replace(ratings, indices=ratings.indices.astype(np.int32))
+    return ratings.with_indices(ratings.indices.astype(np.int32))
 
 
 def _is_identity(rows: Rows | None, size: int) -> bool:

@@ -31,13 +31,15 @@ def rating_counts(
     Returns
     -------
     of_users, of_items : ndarray of shape (n_users,) and (n_items,), int64
-        The counts.
+        The counts, read-only: they are kept with the ratings.
 
     Raises
     ------
     MemoryError
         If there is no room for a number of each item.
     """
+    if ratings.counted:
+        return ratings.counted[0]
     n_items = ratings.shape[1]
     at_once = ratings_per_task(n_items)
     starts = range(0, max(ratings.nnz, 1), at_once)
@@ -51,4 +53,8 @@ def rating_counts(
         for start, part in zip(starts, parts, strict=True)
     ]
     run_pieces(tasks, n_threads)
-    return np.diff(ratings.indptr), parts[0] if len(parts) == 1 else parts.sum(axis=0)
+    found = np.diff(ratings.indptr), parts[0] if len(parts) == 1 else parts.sum(axis=0)
+    for counts in found:
+        counts.setflags(write=False)
+    ratings.counted.append(found)
+    return found

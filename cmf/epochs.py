@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -51,7 +50,7 @@ class EpochSums(NamedTuple):
     losses : float
         Running sum of squared errors, or of the losses times their weights.
     squares : float or None
-        Of all factors, but not biases, as the epoch has left them; None if nobody took it.
+        Of all factors and biases, as the epoch has left them; None if nobody took it.
     """
 
     losses: float
@@ -129,7 +128,8 @@ def make_epochs(
     general = parameters.general or ratings.weights is not None
     if not (narrow or general):
         return _InRows(ratings, seed)
-    kernel = partial(_General, parameters) if general else _Interleaved
+    level = simd_level()
+    kernel = partial(_General, parameters, level) if general else partial(_Interleaved, level)
     return _Shuffled(ratings, parameters, seed, team, last_epoch, kernel)
 
 
@@ -228,11 +228,13 @@ class _Shuffled:
 class _Interleaved:
     """Squared errors: several users in turns, at the best instruction-set level."""
 
-    def __init__(self, grid: Grid, factors: Factors, schedule: Schedule, epoch: int) -> None:
+    def __init__(
+        self, level: int, grid: Grid, factors: Factors, schedule: Schedule, epoch: int
+    ) -> None:
+        self.level = level
         self.grid = grid
         self.factors = factors
         self.steps = schedule.steps(epoch)
-        self.level = simd_level()
         self.item_scales = np.ones_like(factors.item_biases)
         if self.steps.item_records is not None:
             # Norms are kept by recurrence within an epoch, from what they are now.
@@ -283,8 +285,8 @@ class _Interleaved:
         )
 
     def sums(self, blocks: Walk) -> EpochSums:
-        """Return the squared errors and the squares of factors."""
-        return EpochSums(_total(blocks.losses), _total(blocks.squares))
+        """Return the squared errors and the squares of factors and biases."""
+        return EpochSums(blocks.losses, blocks.squares)
 
 
 class _General:
@@ -293,17 +295,18 @@ class _General:
     def __init__(
         self,
         parameters: Parameters,
+        level: int,
         grid: Grid,
         factors: Factors,
         schedule: Schedule,
         epoch: int,
     ) -> None:
+        self.level = level
         self.grid = grid
         self.factors = factors
         self.steps = schedule.steps(epoch)
         self.huber_threshold = schedule.huber_threshold
         self.slope_limit = schedule.slope_limit
-        self.level = simd_level()
         self.loss = loss_number(parameters.loss_function)
         self.l1 = parameters.l1_regularization / 2
         self.nonnegative = parameters.nonnegative
@@ -352,7 +355,7 @@ class _General:
 
     def sums(self, blocks: Walk) -> EpochSums:
         """Return the losses."""
-        return EpochSums(_total(blocks.losses))
+        return EpochSums(blocks.losses)
 
 
 class _WithImplicit:
@@ -443,14 +446,6 @@ class _InRows:
 
     def settle(self, factors: Factors) -> None:
         """Do nothing: rows are always what they stand for."""
-
-
-def _total(parts: list[float]) -> float:
-    """Return the sum, rounded once; infinity where it is too large, which is divergence."""
-    try:
-        return math.fsum(parts)
-    except OverflowError:
-        return math.inf
 
 
 def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray[np.int64]:

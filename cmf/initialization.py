@@ -33,6 +33,7 @@ DRAWN_ALONE = 2**18
 # It draws them in blocks of about this many, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**16
 N_QUANTILES = 2**16
+PER_WORD = 4  # indices of a quantile in 64 bits
 
 _Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
 
@@ -170,8 +171,8 @@ def _draw(
     factors: FloatArray, rated: NDArray[np.bool_], draw: _Draw, generator: np.random.Generator
 ) -> None:
     """Fill factors with random numbers, and with zeros where nothing is rated."""
-    # Indices come in pairs: blocks of even length draw what one block would.
-    rows_at_once = max(2, BLOCK_SIZE // factors.shape[1] // 2 * 2)
+    # Indices come by the word: blocks of whole words draw what one block would.
+    rows_at_once = max(PER_WORD, BLOCK_SIZE // factors.shape[1] // PER_WORD * PER_WORD)
     for start in range(0, rated.shape[0], rows_at_once):
         block = factors[start : start + rows_at_once]
         with np.errstate(over="ignore"):  # an infinite start is reported as divergence, too
@@ -191,7 +192,10 @@ def _drawing(parameters: Parameters, scale: float) -> _Draw:
         normal = np.abs(normal)
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        drawn = generator.integers(0, N_QUANTILES, shape, dtype=np.uint16)
+        # Half the time of indices drawn one by one, and the same indices.
+        n_numbers = math.prod(shape)
+        words = generator.integers(0, 2**64, -(-n_numbers // PER_WORD), dtype=np.uint64)
+        drawn = words.astype("<u8", copy=False).view("<u2")[:n_numbers].reshape(shape)
         return normal.take(drawn, mode="clip")  # which spares a look at every index
 
     return draw

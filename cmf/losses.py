@@ -231,7 +231,7 @@ def regularization_term(
     l1 : float, default 0.0
         γ.
     squares : float, optional
-        ‖P‖² + ‖Q‖², where that is known; without implicit features.
+        ‖P‖² + ‖Q‖² + ‖b‖² + ‖c‖², where that is known; without implicit features.
 
     Returns
     -------
@@ -241,12 +241,12 @@ def regularization_term(
     """
     own, implicit = factors.own_user_factors, factors.implicit_factors
     rows = [factors.user_factors if own is None else own, factors.item_factors]
-    biases = [factors.user_biases[None, :], factors.item_biases[None, :]]
-    arrays = [*rows, *biases] if squares is None else biases
-    if implicit is not None:
-        arrays.append(implicit)
-    summed = sum_squares(arrays[0], simd_level(), tuple(arrays[1:]))
-    penalty = regularization * (summed if squares is None else summed + squares)
+    if squares is None:
+        arrays = [*rows, factors.user_biases[None, :], factors.item_biases[None, :]]
+        if implicit is not None:
+            arrays.append(implicit)
+        squares = sum_squares(arrays[0], simd_level(), tuple(arrays[1:]))
+    penalty = regularization * squares
     if l1 > 0:
         penalty += l1 * float(sum(np.abs(array).sum(dtype=np.float64) for array in rows))
     return penalty

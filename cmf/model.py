@@ -719,7 +719,7 @@ class MatrixFactorization:
         start, schedule = begin(ratings)
         return self._train(
             start,
-            replace(ratings, indices=start.seen.indices),  # narrow, and out of the caller's reach
+            ratings.with_indices(start.seen.indices),  # narrow, and out of the caller's reach
             parameters,
             schedule,
             epochs=epochs,
@@ -774,7 +774,7 @@ class MatrixFactorization:
             return self
         self._train(
             start,
-            replace(ratings, indices=start.seen.indices),
+            ratings.with_indices(start.seen.indices),
             parameters,
             schedule,
             epochs=best_epoch,

@@ -627,6 +627,8 @@ class _Progress:
             self.bar.close()
 
     def show(self, report: EpochReport) -> None:
+        if not (self.verbose or logger.isEnabledFor(logging.INFO)):
+            return
         line = (
             f"Epoch {report.epoch}/{report.n_epochs} - Training Loss: {report.running_total:.4f} "
             f"(mse {report.running_mse:.4f}, reg {report.regularization:.4f})"

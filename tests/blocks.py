@@ -1,7 +1,5 @@
 """Epoch kernels on one block, called as their twins are; and walks that Python takes part in."""
 
-import math
-
 import numpy as np
 
 from cmf._kernels.general import general_epoch
@@ -29,7 +27,7 @@ def _visit(kernel, given, *bounds):
     others = (*given[1:FIRST], *given[FIRST + 3 :])
     while not kernel(walk, 0, *bounds, cuts[strip:], *others):
         pass
-    return math.fsum(walk.losses)
+    return walk.losses
 
 
 def walk_of(n_strips, per_strip=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,9 +136,16 @@ def test_biases_that_leave_nothing_are_damped_least():
 
 def test_counts_of_users_and_items():
     table = np.array([[5.0, 0, 2, 0], [0, 0, 3, 0], [0, 0, 0, 0]])
-    of_users, of_items = rating_counts(checked(table))
+    ratings = checked(table)
+    of_users, of_items = found = rating_counts(ratings)
     assert of_users.tolist() == [2, 1, 0]
     assert of_items.tolist() == [1, 0, 2, 0]
+    # They are kept, for other arrays of the same indices too, but not for other ratings.
+    same = ratings.with_indices(ratings.indices.astype(np.int64))
+    assert rating_counts(ratings) is rating_counts(same) is found
+    assert not any(counts.flags.writeable for counts in found)
+    others = replace(ratings, indices=np.array([1, 3, 0], dtype=np.int32))
+    assert rating_counts(others)[1].tolist() == [1, 1, 0, 1]
 
 
 def test_ratings_beyond_double_when_squared_are_no_warning():

@@ -238,8 +238,6 @@ def test_sums_of_epochs_beyond_double_are_divergence(little_work):
     make = {"dtype": "float64", "biases": False, "learning_rate": 1e-300, "init_scale": 1e-3}
     with pytest.raises(cmf.DivergenceError, match="diverged in epoch 1"):
         cmf.MatrixFactorization(4, **make, regularization=0).fit(table, epochs=1)
-    assert epochs._total([1e308, 1e307]) == 1.1e308
-    assert epochs._total([1e308] * 3) == math.inf
 
 
 def sparse_of(ratings):

@@ -98,7 +98,8 @@ def interleaved_epoch(
     """Visit blocks; True when none is left. False: call again, so that Python can look for signals.
 
     A strip is settled after its last visit. Added up are squared errors, each as it was just before
-    its own step, in double; and the squares of the factors, once they are what the epoch leaves.
+    its own step, in double; and the squares of factors and biases, once they are what the epoch
+    leaves.
     What an item's row stands for until its strip is settled is its numbers times its scale. The GIL
     is released.
     """

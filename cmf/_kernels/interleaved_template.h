@@ -659,6 +659,11 @@ CMF_INLINE double NAME(squares_)(const REAL *row, size_t stride) {
            ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
+/* That of a bias, if there are any. */
+CMF_INLINE double NAME(square_)(const REAL *biases, int64_t row) {
+    return biases ? (double)biases[row] * (double)biases[row] : 0;
+}
+
 double NAME(cmf_settle_)(const JOB *job, int64_t first, int64_t last) {
     double squared = 0;
     for (int64_t i = first; i < last; i++) {
@@ -670,16 +675,18 @@ double NAME(cmf_settle_)(const JOB *job, int64_t first, int64_t last) {
         }
         const double squares = NAME(squares_)(row, job->stride);
         if (job->item_records) job->item_records[i * CMF_RECORD + CMF_NORM] = (REAL)squares;
-        squared += squares;
+        squared += squares + NAME(square_)(job->item_biases, i);
     }
     return squared;
 }
 
 double NAME(cmf_user_squares_)(const JOB *job, int64_t first, int64_t last) {
     double squared = 0;
-    for (int64_t position = first; position < last; position++)
-        squared += NAME(squares_)(
-            job->user_factors + (size_t)job->row_order[position] * job->stride, job->stride);
+    for (int64_t position = first; position < last; position++) {
+        const int64_t u = job->row_order[position];
+        squared += NAME(squares_)(job->user_factors + (size_t)u * job->stride, job->stride) +
+                   NAME(square_)(job->user_biases, u);
+    }
     return squared;
 }
 

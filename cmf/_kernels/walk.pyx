@@ -73,16 +73,16 @@ cdef class Walk:
 
     @property
     def losses(self):
-        """What has been added up in each block, group by group and strip by strip."""
-        return [self.walk.losses[k] for k in range(self.walk.n_groups * self.walk.n_strips)]
+        """What has been added up in all blocks, group by group and strip by strip."""
+        return total(self.walk.losses, self.walk.n_groups * self.walk.n_strips)
 
     @property
     def squares(self):
-        """Sums of squares of finished rows: of the items of each strip, the users of each group.
+        """Sum of squares of finished rows: of the items of all strips, the users of all groups.
 
         Kernels that do not take them leave zeros.
         """
-        return [self.walk.squares[k] for k in range(self.walk.n_strips + self.walk.n_groups)]
+        return total(self.walk.squares, self.walk.n_strips + self.walk.n_groups)
 
     def stop(self):
         """Let no further call begin."""
@@ -110,6 +110,16 @@ cdef class Walk:
         if state == CMF_OVER:
             return None
         return own.group, own.strip, walk.calls[own.call], walk.calls[own.call + 1]
+
+
+cdef double total(const double* parts, Py_ssize_t n) noexcept:
+    cdef:
+        double found = 0
+        Py_ssize_t k
+
+    for k in range(n):
+        found += parts[k]
+    return found
 
 
 cdef void* zeros(size_t n, size_t itemsize) except NULL:

@@ -13,6 +13,7 @@ from strategies import FLOATS, INDICES, patterns
 from cmf._kernels.csr import (
     count_columns,
     cut_in_parts,
+    cut_rows,
     first_duplicate,
     first_nonfinite,
     first_out_of_range,
@@ -200,3 +201,16 @@ def test_faults_are_found_in_every_block(position, dtype):
     assert kernel(entries) == position
     assert kernel(entries[: position + 1]) == position
     assert kernel(entries[:position]) == -1
+
+
+@pytest.mark.parametrize("dtype", INDICES)
+def test_rows_are_cut_where_strips_begin(dtype, rng):
+    # Lengths around those that are passed over at once; strips that are empty, or hold everything.
+    lengths = np.concatenate([np.arange(40), [300, 0, 100]])
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    rows = [np.sort(rng.permutation(300)[:n]) for n in lengths]
+    bounds = np.array([0, 0, 5, 13, 100, 250, 250, 300])
+    cuts = np.empty(len(lengths) * 7, dtype=np.int64)
+    cut_rows(indptr, read_only(np.concatenate(rows).astype(dtype)), bounds, cuts)
+    expected = [np.searchsorted(row, bounds[:-1]) for row in rows] + indptr[:-1, None]
+    np.testing.assert_array_equal(cuts.reshape(-1, 7), expected)
