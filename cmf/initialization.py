@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cmf._checks import CheckedRatings, check_factors, check_row_counts
 from cmf._counts import rating_counts
+from cmf._kernels.draw import look_up
 from cmf._parameters import Parameters
 from cmf._pieces import run_pieces
 from cmf._rows import too_large, zero_rows
@@ -31,11 +32,11 @@ DRAWN_AT_ONCE = 2**20
 # Drawing fewer takes no longer than making a thread for it.
 DRAWN_ALONE = 2**18
 # It draws them in blocks of about this many, which stay in a cache meanwhile.
-BLOCK_SIZE = 2**16
+BLOCK_SIZE = 2**18
 N_QUANTILES = 2**16
 PER_WORD = 4  # indices of a quantile in 64 bits
 
-_Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
+_Draw = Callable[[np.random.Generator, FloatArray], None]
 
 
 def initialize(
@@ -176,29 +177,32 @@ def _draw(
     for start in range(0, rated.shape[0], rows_at_once):
         block = factors[start : start + rows_at_once]
         with np.errstate(over="ignore"):  # an infinite start is reported as divergence, too
-            block[...] = draw(generator, block.shape)
+            draw(generator, block)
     factors[~rated] = 0
 
 
 def _drawing(parameters: Parameters, scale: float) -> _Draw:
-    """Return what draws an array of numbers."""
+    """Return what fills an array with random numbers."""
     if parameters.init == "uniform":
-        return lambda generator, shape: generator.random(shape) * scale
+        return partial(_draw_uniform, scale)
     if parameters.init == "scaled":
         scale /= math.sqrt(parameters.n_factors)
     with np.errstate(over="ignore"):
         normal = (_quantiles() * scale).astype(parameters.dtype)
     if parameters.nonnegative:
         normal = np.abs(normal)
+    return partial(_draw_from, normal)
 
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        # Half the time of indices drawn one by one, and the same indices.
-        n_numbers = math.prod(shape)
-        words = generator.integers(0, 2**64, -(-n_numbers // PER_WORD), dtype=np.uint64)
-        drawn = words.astype("<u8", copy=False).view("<u2")[:n_numbers].reshape(shape)
-        return normal.take(drawn, mode="clip")  # which spares a look at every index
 
-    return draw
+def _draw_uniform(scale: float, generator: np.random.Generator, out: FloatArray) -> None:
+    out[...] = generator.random(out.shape) * scale
+
+
+def _draw_from(table: FloatArray, generator: np.random.Generator, out: FloatArray) -> None:
+    # The indices that would be drawn one by one, in half the time.
+    words = generator.integers(0, 2**64, -(-out.size // PER_WORD), dtype=np.uint64)
+    drawn = words.astype("<u8", copy=False).view("<u2").astype(np.uint16, copy=False)
+    look_up(table, drawn[: out.size], out)
 
 
 @cache
