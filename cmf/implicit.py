@@ -18,7 +18,7 @@ from cmf._kernels.implicit import implicit_sums
 from cmf._pieces import run_pieces
 from cmf._ranges import row_ranges
 from cmf._rows import copy_rows, zero_rows
-from cmf._state import Factors, SeenItems
+from cmf._state import Factors
 from cmf._typing import FloatArray
 from cmf.config import simd_level
 
@@ -154,18 +154,14 @@ def forget_factors(factors: Factors) -> None:
             array[...] = 0
 
 
-def rebase(
-    factors: Factors, seen: SeenItems, ratings: CheckedRatings, n_threads: int | None
-) -> None:
+def rebase(factors: Factors, ratings: CheckedRatings, n_threads: int | None) -> None:
     """Make a trained model ready to go on with other ratings, with predictions as they are.
 
     Parameters
     ----------
     factors : Factors
         Whose users' own rows change in place, so that with the items of `ratings` they add up to
-        the same factors. With the items of before nothing changes, not a bit.
-    seen : SeenItems
-        Items of before.
+        the same factors. With the items of the training before nothing changes, not a bit.
     ratings : CheckedRatings
         To train on.
     n_threads : int or None
@@ -173,11 +169,9 @@ def rebase(
     """
     assert factors.own_user_factors is not None
     assert factors.implicit_factors is not None
-    same = np.array_equal(seen.indptr, ratings.indptr)
-    if same and np.array_equal(seen.indices, ratings.indices):
-        return
     part = implicit_part(ratings, factors.implicit_factors, n_threads)
-    np.subtract(factors.user_factors, part, out=factors.own_user_factors)
+    if not np.array_equal(factors.own_user_factors + part, factors.user_factors):
+        np.subtract(factors.user_factors, part, out=factors.own_user_factors)
 
 
 def _narrow(ratings: CheckedRatings) -> Any:

@@ -68,7 +68,8 @@ def rmse(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> rmse([5.0, 3.0], [2.0, 7.0])
     3.5355339
     """
-    return float(np.sqrt(np.mean(np.square(_errors(y_true, y_pred)))))
+    errors, exponent = _errors(y_true, y_pred)
+    return _times_power(np.sqrt(np.mean(np.square(errors))), exponent)
 
 
 def mae(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -107,7 +108,8 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> mae([5.0, 3.0], [2.0, 7.0])
     3.5
     """
-    return float(np.mean(np.abs(_errors(y_true, y_pred))))
+    errors, exponent = _errors(y_true, y_pred)
+    return _times_power(np.mean(np.abs(errors)), exponent)
 
 
 def precision_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
@@ -265,7 +267,7 @@ def ndcg_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
     0.63092975
     """
     hits, n_relevant = _judge(recommended, relevant, k)
-    n_ideal = np.minimum(n_relevant, k)
+    n_ideal = np.minimum(n_relevant, min(k, int(n_relevant.max())))
     discounts = 1.0 / np.log2(np.arange(2, 2 + max(hits.shape[1], int(n_ideal.max()))))
     gains = (hits * discounts[: hits.shape[1]]).sum(axis=1)
     return float(np.mean(gains / np.cumsum(discounts)[n_ideal - 1]))
@@ -322,7 +324,8 @@ def average_precision_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -
     """
     hits, n_relevant = _judge(recommended, relevant, k)
     precisions = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-    return float(np.mean((hits * precisions).sum(axis=1) / np.minimum(n_relevant, k)))
+    n_ideal = np.minimum(n_relevant, min(k, int(n_relevant.max())))
+    return float(np.mean((hits * precisions).sum(axis=1) / n_ideal))
 
 
 def reciprocal_rank_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
@@ -418,15 +421,25 @@ def hit_rate_at_k(recommended: ArrayLike, relevant: Any, k: int = 10) -> float:
     return float(np.mean(hits.any(axis=1)))
 
 
-def _errors(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
-    """Return checked differences y_true − y_pred in float64."""
+def _errors(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray[np.float64], int]:
+    """Return checked differences y_true − y_pred in float64, and the power of two to multiply by.
+
+    They are at most 1, so that sums of their squares are numbers. Powers of two round nothing.
+    """
     true = _check_vector(y_true, "y_true")
     predicted = _check_vector(y_pred, "y_pred")
     if len(true) != len(predicted):
         raise ValueError(
             f"y_true and y_pred must have the same length, got {len(true)} and {len(predicted)}"
         )
-    return true - predicted
+    halves = true / 2 - predicted / 2
+    exponent = int(np.frexp(np.abs(halves).max())[1])
+    return np.ldexp(halves, -exponent), exponent + 1
+
+
+def _times_power(number: np.floating[Any], exponent: int) -> float:
+    with np.errstate(over="ignore"):  # the mean error itself may be too large
+        return float(np.ldexp(number, exponent))
 
 
 def _check_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

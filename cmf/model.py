@@ -42,7 +42,7 @@ from cmf.implicit import forget_factors, rebase, with_implicit
 from cmf.losses import Loss
 from cmf.objectives import check_rating_range, link
 from cmf.schedule import Schedule, uses_defaults
-from cmf.stopping import Stopper, hold_out
+from cmf.stopping import NoiseMeter, Stopper, hold_out
 from cmf.training import Callback
 
 __all__ = ["MatrixFactorization"]
@@ -53,6 +53,12 @@ MOST_PADDED = 2**16
 
 # Passes where their number is not given: at most, or by the plain rule exactly.
 DEFAULT_EPOCHS, RULE_EPOCHS = 100, 40
+
+
+def _stops_early(parameters: Parameters) -> bool:
+    """Tell whether training keeps the epoch that does best on ratings it has not seen."""
+    wanted = parameters.early_stopping
+    return uses_defaults(parameters) if wanted is None else wanted
 
 
 def _most_epochs(parameters: Parameters) -> int:
@@ -222,9 +228,10 @@ class MatrixFactorization:
         Whether factors (not biases) are kept at 0 or above, by lifting those below 0 after every
         step; they start as absolute values.
     averaged_epochs : int, default 1
-        Factors and biases become their mean over so many last epochs. Of use where rates do not
-        fall; continued training goes on from the mean. Where early stopping looks for the number
-        of epochs, that is done without averaging.
+        Factors and biases become their mean over so many last epochs of those that were asked for:
+        over fewer, or none, if a callback ends training before. Of use where rates do not fall;
+        continued training goes on from the mean. Where early stopping looks for the number of
+        epochs, that is done without averaging.
 
     Attributes
     ----------
@@ -256,7 +263,8 @@ class MatrixFactorization:
     n_features_in_ : int
         Number of items.
     n_iter_ : int
-        Epochs behind the factors.
+        Epochs trained. Where early stopping has put the factors of `best_epoch_` back, those after
+        it count, too: continued training goes on counting from here.
 
     See Also
     --------
@@ -351,6 +359,9 @@ class MatrixFactorization:
     >>> ids
     array([2])
     """
+
+    # A search sets it: training stops where the search says, not where early stopping would.
+    _search_watches = False
 
     def __init__(
         self,
@@ -584,6 +595,7 @@ class MatrixFactorization:
                     "not go with posterior_samples"
                 )
             return self._fit_posterior(checked, parameters, seed, validation)
+        callbacks = training.check_callbacks(callbacks)  # an iterator is read once
         begin = partial(
             self._begin,
             parameters=parameters,
@@ -591,8 +603,7 @@ class MatrixFactorization:
             user_factors=user_factors,
             item_factors=item_factors,
         )
-        wanted = parameters.early_stopping
-        stopping = uses_defaults(parameters) if wanted is None else wanted
+        stopping = _stops_early(parameters)
         if stopping and validation is not None and parameters.averaged_epochs > 1:
             raise ValueError(
                 "averaged_epochs above 1 averages the last epochs, which early stopping on "
@@ -741,7 +752,6 @@ class MatrixFactorization:
     ) -> Self | None:
         """Find the best epoch with a part held out, then train on all; None if they are too few."""
         check_bool(exact_loss, "exact_loss")
-        called = training.check_callbacks(callbacks)
         parts = hold_out(ratings, parameters.validation_fraction, seed)
         if parts is None:
             return None
@@ -779,11 +789,12 @@ class MatrixFactorization:
             schedule,
             epochs=best_epoch,
             validation=None,
-            callbacks=called,
+            callbacks=callbacks,
             exact_loss=exact_loss,
             best_epoch=best_epoch,
         )
         n_epochs = len(start.history["epoch"])
+        start.training.best_epoch = n_epochs  # a callback may have ended training before
         for column in ("validation_rmse", "validation_mae"):
             start.history[column][:] = found[column][:n_epochs]
         return self
@@ -871,7 +882,7 @@ class MatrixFactorization:
             history={column: list(values) for column, values in state.history.items()},
         )
         if parameters.implicit:
-            rebase(start.factors, state.seen, checked, parameters.n_threads)
+            rebase(start.factors, checked, parameters.n_threads)
         return self._train(
             start,
             narrow_indices(checked),
@@ -906,10 +917,12 @@ class MatrixFactorization:
         if validation is not None and not isinstance(validation, CheckedRatings):
             held_out = _read_known(validation, fitted, "validation")
         stopper = None
-        if stopping and held_out is not None:
-            stopper = Stopper(
-                start.factors, schedule, held_out, parameters.patience, parameters.n_threads
-            )
+        n_threads = parameters.n_threads
+        if held_out is not None and self._search_watches:
+            if _stops_early(parameters):
+                called = (*called, NoiseMeter(start.factors, schedule, held_out, n_threads))
+        elif held_out is not None and stopping:
+            stopper = Stopper(start.factors, schedule, held_out, parameters.patience, n_threads)
             called = (*called, stopper)
         first_epoch = start.n_epochs_trained + 1
         try:
@@ -1024,7 +1037,7 @@ class MatrixFactorization:
 
     @property
     def n_iter_(self) -> int:
-        """Epochs behind the factors."""
+        """Epochs trained, those after the best one included."""
         return self._get_fitted().state.n_epochs_trained
 
     # --- predictions ------------------------------------------------------------------------------

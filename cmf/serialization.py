@@ -522,11 +522,12 @@ def _check_layout(fields: _Fields, tensors: dict[str, _Tensor]) -> None:
         raise ValueError(
             f"noise_std={fields.noise_std} contradicts parameter posterior_samples={n_samples}"
         )
-    adaptive = fields.parameters["adaptive"]
-    if adaptive is not None and adaptive != (_SUMS[0] in tensors):
+    adaptive, summed = fields.parameters["adaptive"], _SUMS[0] in tensors
+    # Draws from a posterior have no rates, whatever the parameter says.
+    if adaptive is not None and summed != (adaptive and n_samples == 0):
         raise ValueError(
             f"parameter adaptive={adaptive} contradicts the "
-            f"{'missing' if adaptive else 'present'} tensor {_SUMS[0]!r}"
+            f"{'present' if summed else 'missing'} tensor {_SUMS[0]!r}"
         )
     if fields.biased != fields.parameters["biases"]:
         raise ValueError(

@@ -19,7 +19,7 @@ from cmf.recommendation import pair_predictions
 from cmf.schedule import Schedule
 from cmf.training import EpochReport
 
-__all__ = ["Stopper", "hold_out"]
+__all__ = ["NoiseMeter", "Stopper", "hold_out"]
 
 FRACTION = 0.05
 LEAST_HELD_OUT, MOST_HELD_OUT = 200, 100_000
@@ -77,15 +77,79 @@ def hold_out(
     return rest, held_out
 
 
-class Stopper:
-    """A callback that remembers the best epoch and ends training when it is long past.
+class NoiseMeter:
+    """A callback that tells the schedule what share of the variance is left after every epoch.
 
     Parameters
     ----------
     factors : Factors
         In training.
     schedule : Schedule
-        Told after every epoch what share of the variance is left.
+        Whose regularization, if it is chosen by the ratings, follows.
+    held_out : CheckedRatings
+        What epochs are measured on.
+    n_threads : int or None
+        Threads that measure.
+
+    Attributes
+    ----------
+    mean : float
+        Mean loss of what is held out, as it is now.
+    """
+
+    def __init__(
+        self,
+        factors: Factors,
+        schedule: Schedule,
+        held_out: CheckedRatings,
+        n_threads: int | None,
+    ) -> None:
+        self.factors = factors
+        self.schedule = schedule
+        self.held_out = held_out
+        self.n_threads = n_threads
+        self.users = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+        self.squared = schedule.parameters.loss_function == "squared"
+        self.mean = self._mean_loss()
+        if schedule.by_default:
+            schedule.noises = [schedule.noise_of(self.mean)]
+
+    def __call__(self, report: EpochReport) -> bool:
+        """Look at an epoch; training goes on."""
+        rmse = report.validation_rmse
+        self.mean = rmse**2 if self.squared and rmse is not None else self._mean_loss()
+        if self.schedule.by_default:
+            self.schedule.noises.append(self.schedule.noise_of(self.mean))
+        return False
+
+    def _mean_loss(self) -> float:
+        """Mean loss of what is held out, as reports have it."""
+        if self.squared:
+            return validation_errors(self.held_out, self.factors, self.n_threads)[0] ** 2
+        with np.errstate(over="ignore"):  # infinite, and never the least
+            return float(self._losses().mean())
+
+    def _losses(self) -> NDArray[np.float64]:
+        """Losses of all that is held out."""
+        items = self.held_out.indices.astype(np.int64)
+        return self._losses_at(pair_predictions(self.factors, self.users, items, self.n_threads))
+
+    def _losses_at(self, x: FloatArray) -> NDArray[np.float64]:
+        schedule = self.schedule
+        return each_loss(
+            schedule.parameters.loss_function, self.held_out.values, x, schedule.huber_threshold
+        )
+
+
+class Stopper(NoiseMeter):
+    """One that remembers the best epoch and ends training when it is long past.
+
+    Parameters
+    ----------
+    factors : Factors
+        In training.
+    schedule : Schedule
+        As for `NoiseMeter`.
     held_out : CheckedRatings
         What epochs are measured on.
     patience : int
@@ -108,28 +172,18 @@ class Stopper:
         patience: int,
         n_threads: int | None,
     ) -> None:
-        self.factors = factors
-        self.schedule = schedule
-        self.held_out = held_out
+        super().__init__(factors, schedule, held_out, n_threads)
         self.patience = patience
-        self.n_threads = n_threads
-        self.users = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
-        self.squared = schedule.parameters.loss_function == "squared"
         self.best_epoch = 0
-        self.best = self._mean_loss()
+        self.best = self.mean
         self.kept = self._copies()
         self.first_biases = self.kept[2:4]
-        if schedule.by_default:
-            schedule.noises = [schedule.noise_of(self.best)]
 
     def __call__(self, report: EpochReport) -> bool:
         """Look at an epoch; True ends training."""
-        rmse = report.validation_rmse
-        mean = rmse**2 if self.squared and rmse is not None else self._mean_loss()
-        if self.schedule.by_default:
-            self.schedule.noises.append(self.schedule.noise_of(mean))
-        if mean < self.best:
-            self.best, self.best_epoch = mean, report.epoch
+        super().__call__(report)
+        if self.mean < self.best:
+            self.best, self.best_epoch = self.mean, report.epoch
             self.kept = self._copies()
         return report.epoch - self.best_epoch >= self.patience
 
@@ -147,29 +201,11 @@ class Stopper:
             self.factors.user_biases[...], self.factors.item_biases[...] = self.first_biases
         self.schedule.noises = self.schedule.noises[: max(1, self.best_epoch)]
 
-    def _mean_loss(self) -> float:
-        """Mean loss of what is held out, as reports have it."""
-        if self.squared:
-            return validation_errors(self.held_out, self.factors, self.n_threads)[0] ** 2
-        with np.errstate(over="ignore"):  # infinite, and never the least
-            return float(self._losses().mean())
-
-    def _losses(self) -> NDArray[np.float64]:
-        """Losses of all that is held out."""
-        items = self.held_out.indices.astype(np.int64)
-        return self._losses_at(pair_predictions(self.factors, self.users, items, self.n_threads))
-
     def _losses_of_biases(self) -> NDArray[np.float64]:
         """Losses of the biases that training started from, without factors."""
         of_users, of_items = (biases.astype(np.float64) for biases in self.first_biases)
         return self._losses_at(
             self.factors.global_mean + of_users[self.users] + of_items[self.held_out.indices]
-        )
-
-    def _losses_at(self, x: FloatArray) -> NDArray[np.float64]:
-        schedule = self.schedule
-        return each_loss(
-            schedule.parameters.loss_function, self.held_out.values, x, schedule.huber_threshold
         )
 
     def _arrays(self) -> tuple[FloatArray, ...]:

@@ -273,3 +273,17 @@ def test_rating_metrics_are_computed_in_float64():
 def test_bad_ratings_are_value_errors(metric, true, predicted, message):
     with pytest.raises(ValueError, match=message):
         metric(true, predicted)
+
+
+def test_errors_of_any_size_are_measured_without_a_warning():
+    assert metrics.rmse([1e200], [0.0]) == 1e200
+    assert metrics.rmse([3e-200, 0], [0, 4e-200]) == pytest.approx(np.sqrt(12.5) * 1e-200)
+    assert metrics.mae([1e308] * 3, [0.0] * 3) == 1e308
+    assert metrics.mae([1e308], [-1e308]) == metrics.rmse([1e308], [-1e308]) == np.inf
+    assert metrics.rmse([2.0, 5.0], [2.0, 5.0]) == metrics.mae([0.0], [0.0]) == 0.0
+
+
+@pytest.mark.parametrize("judge", RANKING)
+def test_lists_may_be_longer_than_any_number(judge):
+    expected = 2.0**-63 if judge is metrics.precision_at_k else 1.0
+    assert judge([[1]], [[1]], k=2**63) == expected

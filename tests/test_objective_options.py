@@ -501,6 +501,15 @@ def test_going_on_with_other_ratings_starts_where_the_model_stands():
     np.testing.assert_allclose(tiny.user_factors_, expected, rtol=1e-8)
 
 
+def test_going_back_to_ratings_seen_before_starts_where_the_model_stands():
+    ratings, new = ratings_for("squared"), ratings_for("squared", seed=9)
+    model = cmf.MatrixFactorization(**SMALL, **RULE, implicit=True).fit(ratings)
+    model.set_params(learning_rate=1e-12).partial_fit(new)
+    before = model.reconstruct()
+    # All of these have been seen, but the users' own rows are beside others.
+    np.testing.assert_allclose(model.partial_fit(ratings).reconstruct(), before, rtol=1e-8)
+
+
 def test_implicit_models_are_saved_whole(tmp_path):
     ratings = ratings_for("squared")
     model = cmf.MatrixFactorization(**SMALL, **RULE, implicit=True).fit(ratings)

@@ -413,3 +413,14 @@ def test_new_users_are_found_in_any_unit(size, rng):
     root = np.sqrt(size)
     np.testing.assert_allclose(found.factors, expected.factors * root, rtol=1e-4, atol=1e-4 * root)
     np.testing.assert_allclose(found.biases, expected.biases * size, rtol=1e-4, atol=1e-4 * size)
+
+
+@pytest.mark.parametrize("adaptive", [True, False, None])
+def test_models_that_name_rates_of_no_use_are_saved(adaptive, tmp_path, rng):
+    ratings, _ = generated(rng)
+    model = cmf.MatrixFactorization(
+        2, adaptive=adaptive, posterior_samples=2, burn_in=1, random_state=0
+    ).fit(ratings)
+    model.save(tmp_path / "model.cmf")
+    loaded = cmf.MatrixFactorization.load(tmp_path / "model.cmf")
+    np.testing.assert_array_equal(loaded.reconstruct(), model.reconstruct())

@@ -211,6 +211,65 @@ def test_an_estimator_that_stops_by_itself_is_not_asked_to_go_on(ratings):
 # --- chance ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("early_stopping", [None, True, False])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip": (-99.0, 99.0)}, {"metric": cmf.metrics.rmse}, {"factor": None}]
+)
+def test_candidates_of_the_defaults_are_trained_as_if_at_once(ratings, options, early_stopping):
+    # In pieces, of one epoch or more, none of which early stopping may undo.
+    pair = train_test_split(ratings, random_state=1)
+    model = cmf.MatrixFactorization(random_state=0, early_stopping=early_stopping)
+    search = GridSearch(model, {"n_factors": [2, 4]}, cv=[pair], max_epochs=16, patience=None)
+    search.set_params(min_epochs=2, refit=False, **options).fit(ratings)
+    for params, curve in zip(search.cv_results_["params"], search.curves_, strict=True):
+        alone = cmf.MatrixFactorization(random_state=0, early_stopping=early_stopping, patience=99)
+        alone.set_params(**params).fit(pair[0], epochs=16, validation=pair[1])
+        expected = alone.history_["validation_rmse"][: len(curve)]
+        np.testing.assert_allclose(curve, expected, rtol=1e-6)
+    assert max(map(len, search.curves_)) == 16
+
+
+def test_winner_of_the_defaults_stops_early_by_itself(ratings):
+    model = cmf.MatrixFactorization(2, random_state=0)
+    search = GridSearch(model, {}, max_epochs=30, random_state=0).fit(ratings)
+    found = search.best_estimator_
+    assert found.n_iter_ == found.best_epoch_ <= search.best_epoch_
+    assert found.get_params() == {**model.get_params(), **search.best_params_}
+    same_factors(found, cmf.MatrixFactorization(**found.get_params()).fit(ratings))
+
+
+def test_a_search_that_fails_leaves_what_the_last_one_found(ratings):
+    search = GridSearch(small(random_state=0), {}, random_state=0).fit(ratings)
+    before = dict(vars(search))
+    with pytest.raises(ValueError, match="finite"):
+        search.fit([[math.inf, 1.0]])
+    with pytest.raises(cmf.DivergenceError):
+        search.set_params(estimator=small(learning_rate=1e30)).fit(ratings)
+    search.estimator = before["estimator"]
+    assert vars(search) == before
+    search.set_params(refit=False).fit(ratings)
+    assert not {"best_estimator_", "refit_time_"} & set(vars(search))
+
+
+def test_lists_of_more_combinations_than_there_are_numbers(ratings):
+    names = [
+        *("learning_rate", "bias_learning_rate", "implicit_learning_rate", "validation_fraction"),
+        *("regularization", "user_regularization", "item_regularization", "bias_regularization"),
+        *("init_scale", "huber_threshold"),
+    ]
+    lists = {name: list(np.linspace(0.01, 0.1, 200)) for name in names}
+    search = RandomSearch(small(random_state=0), lists, n_iter=5, max_epochs=1, random_state=0)
+    found = search.set_params(refit=False).fit(ratings).cv_results_["params"]
+    assert len({tuple(params.values()) for params in found}) == 5
+    again = search.fit(ratings).cv_results_["params"]
+    assert again == found
+
+
+def test_an_infinite_metric_is_no_warning(ratings):
+    search = GridSearch(small(random_state=0), {}, metric=lambda a, b: math.inf, random_state=0)
+    assert search.set_params(refit=False).fit(ratings).best_score_ == math.inf
+
+
 @pytest.mark.parametrize("cv", [0.2, 2])
 def test_a_seed_decides_everything(ratings, cv):
     distributions = {"learning_rate": loguniform(1e-3, 1e-2), "n_factors": [1, 2, 3]}

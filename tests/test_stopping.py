@@ -449,3 +449,21 @@ def test_losses_that_are_not_finite_give_no_warning(scale, loss):
         assert "scale the ratings down" in str(error)  # noqa: PT017
     else:
         assert np.isfinite(model.reconstruct()).all()
+
+
+def test_a_callback_may_end_training_before_the_best_epoch(tmp_path):
+    ratings = ratings_of()
+    model = cmf.MatrixFactorization(**SMALL)
+    model.fit(ratings, callbacks=lambda report: report.epoch == 2)
+    assert model.best_epoch_ == model.n_iter_ == 2
+    assert len(model.history_["validation_rmse"]) == 2
+    model.save(tmp_path / "model.cmf")
+    assert same_bits(cmf.MatrixFactorization.load(tmp_path / "model.cmf"), model)
+
+
+def test_callbacks_of_an_iterator_are_called_where_nothing_can_be_held_out():
+    epochs = []
+    callbacks = iter([lambda report: epochs.append(report.epoch)])
+    model = cmf.MatrixFactorization(2, random_state=0, n_epochs=3)
+    model.fit([[5, 1], [0, 3]], callbacks=callbacks)
+    assert epochs == [1, 2, 3]

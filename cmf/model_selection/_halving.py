@@ -179,6 +179,8 @@ class Candidate:
         for fold in folds:
             model = clone(base).set_params(**params)
             set_fit_threads(model, plan.jobs)
+            if hasattr(model, "_search_watches"):  # only we know how long training goes on
+                model._search_watches = True
             runs.append(_Run(model, fold, plan))
         return cls(params, runs)
 
@@ -266,7 +268,8 @@ def tabulate(candidates: list[Candidate]) -> dict[str, Any]:
     for split, of_split in enumerate(scores.T):
         found[f"split{split}_test_score"] = of_split
     found["mean_test_score"] = scores.mean(axis=1)
-    found["std_test_score"] = scores.std(axis=1)
+    with np.errstate(invalid="ignore"):  # of a metric that is infinite
+        found["std_test_score"] = scores.std(axis=1)
     keys = [candidate.rank_key() for candidate in candidates]
     ranks = [1 + sum(other < key for other in keys) for key in keys]
     found["rank_test_score"] = np.array(ranks, dtype=np.int32)

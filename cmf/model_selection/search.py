@@ -103,7 +103,6 @@ class _Search(ABC):
             If every candidate diverged, or the best one when trained on all ratings.
         """
         plan = Plan.check(self)
-        vars(self).pop("best_estimator_", None)
         seed = draw_seed(self.random_state)
         folds = list(make_folds(self.cv, ratings, clip=plan.clip, random_state=_generator(seed, 1)))
         if not folds:
@@ -118,6 +117,8 @@ class _Search(ABC):
         candidates = [Candidate.of(base, params, folds, plan) for params in drawn]
         run_rungs(candidates, plan, len(folds))
         self._record(candidates, len(folds), plan)
+        for name in ("best_estimator_", "refit_time_"):  # of another fit
+            vars(self).pop(name, None)
         if plan.refit:
             started = time.perf_counter()
             self.best_estimator_: Any = clone(base).set_params(**self.best_params_).fit(ratings)
@@ -178,7 +179,8 @@ class GridSearch(_Search):  # numpydoc ignore=PR02
     Every candidate is trained on one part of the ratings and measured on the held-out rest after
     each epoch. After a quarter of `max_epochs` the better half goes on from where it stands, after
     a half the better half of these [1]_: most of the time goes into good candidates. The winner is
-    trained once more, on all ratings, for the number of epochs with the lowest held-out error.
+    trained once more, on all ratings, for the number of epochs with the lowest held-out error, or
+    at most as many if it stops early by itself.
 
     Parameters
     ----------
@@ -259,8 +261,11 @@ class GridSearch(_Search):  # numpydoc ignore=PR02
     With "rmse" or "mae" and without `clip`, epochs are measured during training; otherwise
     training stops after every epoch to predict, which takes two to three times as long.
 
-    An estimator that ends its training early by itself does so here too: it is given the held-out
-    part as validation ratings, and is not trained any further. ``factor=None`` leaves it alone.
+    Early stopping of a `MatrixFactorization` leaves the candidates to `patience`; what it finds out
+    about their noise from the held-out part still chooses their regularization, where that is not
+    given. The winner stops early by itself, after at most `best_epoch_` epochs. Another estimator
+    that ends its training by itself, given the held-out part as validation ratings, is not trained
+    any further.
 
     Scores have the name that scikit-learn gives them, "test", but the held-out ratings take part
     in the choice: what the choice is worth is to be measured on ratings that `fit` has not seen.
@@ -371,12 +376,10 @@ class RandomSearch(_Search):  # numpydoc ignore=PR02
             "param_distributions",
         )
         if len(lists) == len(given):
-            lengths = tuple(map(len, lists.values()))
-            total = math.prod(lengths)
-            for number in generator.choice(total, min(n_iter, total), replace=False):
-                places = np.unravel_index(number, lengths) if lengths else ()
+            lengths = [len(values) for values in lists.values()]
+            for places in _distinct_places(lengths, n_iter, generator):
                 yield {
-                    name: values[int(place)]
+                    name: values[place]
                     for (name, values), place in zip(lists.items(), places, strict=True)
                 }
             return
@@ -390,6 +393,22 @@ class RandomSearch(_Search):  # numpydoc ignore=PR02
 
 
 # --- values to choose from ------------------------------------------------------------------------
+
+
+def _distinct_places(
+    lengths: list[int], n_wanted: int, generator: np.random.Generator
+) -> Iterable[tuple[int, ...]]:
+    """Draw places in lists, no combination twice; fewer than wanted if there are no more."""
+    total = math.prod(lengths)
+    if total <= np.iinfo(np.int64).max:
+        numbers = generator.choice(total, min(n_wanted, total), replace=False)
+        if not lengths:
+            return [()]
+        return zip(*(places.tolist() for places in np.unravel_index(numbers, lengths)), strict=True)
+    found: dict[tuple[int, ...], None] = {}  # a set that keeps the order
+    while len(found) < n_wanted:
+        found[tuple(int(generator.integers(length)) for length in lengths)] = None
+    return found
 
 
 def _check_lists(grid: Any, name: str) -> dict[str, list[Any]]:
