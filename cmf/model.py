@@ -918,7 +918,7 @@ class MatrixFactorization:
             held_out = _read_known(validation, fitted, "validation")
         stopper = None
         n_threads = parameters.n_threads
-        if held_out is not None and self._search_watches:
+        if held_out is not None and self._search_watches and not passing:
             if _stops_early(parameters):
                 called = (*called, NoiseMeter(start.factors, schedule, held_out, n_threads))
         elif held_out is not None and stopping:
