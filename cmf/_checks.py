@@ -653,6 +653,11 @@ def _dense_table(ratings: Any, name: str) -> NDArray[Any]:
         raise ValueError(
             f"{name} is not a table: rows of equal length are wanted ({error})"
         ) from error
+    if table.ndim == 0 and table.dtype.kind not in "fiubc":
+        raise TypeError(
+            f"{name} must be a sparse matrix, a 2-D array or a wide data frame, got "
+            f"{type(ratings).__name__}"
+        )
     _check_value_type(table.dtype, name)
     if table.ndim != 2:
         raise ValueError(

@@ -33,6 +33,14 @@ _EAGER_FRAMES: Final = frozenset(
         ("pyarrow", "Table"),
     }
 )
+# Names of columns, by their letters in lower case, of tables that hold ids in columns.
+_USER_IDS: Final = frozenset({"userid", "uid", "customerid"})
+_ITEM_IDS: Final = frozenset(
+    {"itemid", "iid", "productid", "movieid", "bookid", "isbn", "songid", "trackid", "placeid"}
+)
+_USERS: Final = _USER_IDS | {"user", "users"}
+_ITEMS: Final = _ITEM_IDS | {"item", "items", "movie", "product"}
+_RATINGS: Final = frozenset({"rating", "ratings", "score", "stars", "value"})
 _WANT_TABLE: Final = "a 2-D table is wanted, with a row for each user and a column for each item"
 _COLLECT: Final = "call .collect() first"
 _ADVICE: Final = {
@@ -178,9 +186,14 @@ def read_wide(frame: Any, name: str = "ratings") -> WideFrame:
     >>> wide.user_ids, wide.item_ids, wide.kind
     (array(['ann', 'bob'], dtype=object), array(['x', 'y'], dtype=object), 'pandas')
     """
+    import narwhals.stable.v2 as nw
+
     native, kind = _unwrap(frame)
     names = native.column_names if kind == "pyarrow" else native.columns
     _refuse_long_table(names, name)
+    if len(names) and _word(names[0]) in _USERS:
+        first = native.iloc[:, 0] if kind == "pandas" else native[names[0]]
+        _refuse_ids_for_ratings(nw.from_native(first, series_only=True), names[0], name)
     if kind == "pandas":
         return _read_pandas(native, name)
     return _read_columns(native, kind, name)
@@ -291,17 +304,35 @@ def _read_columns(frame: Any, kind: FrameKind, name: str) -> WideFrame:
 
 def _refuse_long_table(columns: Iterable[Any], name: str) -> None:
     """Refuse a table of triples, which would pass for one of very few items if ids are numbers."""
-    words = {"".join(filter(str.isalpha, str(column).lower())) for column in columns}
-    if (
-        words & {"user", "users", "userid"}
-        and words & {"item", "items", "itemid", "movie", "movieid", "product", "productid"}
-        and words & {"rating", "ratings", "score", "value"}
-    ):
+    words = {_word(column) for column in columns}
+    are_ids = words & _USER_IDS and words & _ITEM_IDS
+    if are_ids or (words & _USERS and words & _ITEMS and words & _RATINGS):
         raise ValueError(
             f"{name} looks like a long table, with a row for each rating: a wide one is wanted, "
             "with a row for each user and a column for each item, or a sparse matrix. In pandas: "
-            "frame.pivot(index=user, columns=item, values=rating)"
+            "frame.pivot(index=user, columns=item, values=rating), or, of any size, "
+            "rows, users = pandas.factorize(frame[user]), likewise columns, items, and "
+            "scipy.sparse.coo_array((frame[rating], (rows, columns)))"
         )
+
+
+def _refuse_ids_for_ratings(first: nw.Series[Any], column: Any, name: str) -> None:
+    """Refuse numbers of users in a column of that name: they would pass for ratings of an item."""
+    are_numbers = len(first) > 1 and first.dtype.is_integer() and first.null_count() == 0
+    if are_numbers and first.is_unique().all():
+        way_out = (
+            "set_index takes it to the index"
+            if first.implementation.is_pandas_like()
+            else "cast it to strings"
+        )
+        raise ValueError(
+            f"the first column of {name}, {column!r}, looks like user ids, not like ratings of "
+            f"an item: {way_out}"
+        )
+
+
+def _word(label: Any) -> str:
+    return "".join(filter(str.isalpha, str(label).lower()))
 
 
 def _index_labels(index: Any, what: str) -> Ids:

@@ -6,6 +6,10 @@ training is done the rows are moved together, so that people get a contiguous ar
 
 from __future__ import annotations
 
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +18,18 @@ from numpy.typing import NDArray
 
 from cmf._typing import FloatArray
 
-__all__ = ["compact_rows", "copy_rows", "padded_numbers", "too_large", "zero_rows"]
+__all__ = [
+    "compact_rows",
+    "copy_rows",
+    "machine_memory",
+    "padded_numbers",
+    "too_large",
+    "zero_rows",
+]
 
 ROW_BYTES = 64
 ROWS_AT_ONCE = 4096
+LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def zero_rows(n_rows: int, n_factors: int, dtype: np.dtype[Any]) -> FloatArray:
@@ -26,6 +38,16 @@ def zero_rows(n_rows: int, n_factors: int, dtype: np.dtype[Any]) -> FloatArray:
     memory: NDArray[Any] = np.zeros(n_rows * stride + ROW_BYTES // dtype.itemsize, dtype=dtype)
     skipped = -memory.ctypes.data % ROW_BYTES // dtype.itemsize
     return memory[skipped : skipped + n_rows * stride].reshape(n_rows, stride)[:, :n_factors]
+
+
+def machine_memory() -> float:
+    """Return the bytes of memory there are for this process, or infinity if nobody tells."""
+    found = math.inf
+    with suppress(AttributeError, OSError, ValueError):  # as on Windows
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # a container may have less; "max" is no number
+        found = min(found, int(LIMIT.read_text()))
+    return found if found > 0 else math.inf
 
 
 def too_large(shape: tuple[int, int], what: str) -> MemoryError:

@@ -20,12 +20,12 @@ from cmf._counts import rating_counts
 from cmf._kernels.draw import look_up
 from cmf._parameters import Parameters
 from cmf._pieces import run_pieces
-from cmf._rows import too_large, zero_rows
+from cmf._rows import machine_memory, too_large, zero_rows
 from cmf._state import Factors
 from cmf._typing import FloatArray
 from cmf.objectives import start_value
 
-__all__ = ["initialize", "mean_of"]
+__all__ = ["initialize", "mean_of", "refuse_too_large"]
 
 # One task draws rows of about this many numbers, a few milliseconds, with a generator of its own.
 DRAWN_AT_ONCE = 2**20
@@ -136,6 +136,32 @@ def mean_of(ratings: CheckedRatings, parameters: Parameters) -> float:
         return start_value(loss, ratings.values, ratings.weights, huber_threshold=threshold or 1.0)
 
 
+def refuse_too_large(shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any]) -> None:
+    """Refuse factors that are larger than all memory, before anything is made for their rows.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the ratings.
+    n_factors : int
+        Length of the rows.
+    dtype : dtype
+        Of the numbers in them.
+
+    Raises
+    ------
+    MemoryError
+        If there is less memory: systems that promise more than they have kill who uses it.
+    """
+    if sum(shape) * n_factors * dtype.itemsize > machine_memory():
+        raise _too_many_factors(shape, n_factors, dtype)
+
+
+def _too_many_factors(shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any]) -> MemoryError:
+    gigabytes = sum(shape) * n_factors * dtype.itemsize / 1e9
+    return too_large(shape, f"with n_factors={n_factors} want {gigabytes:.3g} GB of factors")
+
+
 def _allocate(
     shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any]
 ) -> tuple[FloatArray, FloatArray]:
@@ -143,9 +169,7 @@ def _allocate(
     try:
         P, Q = (zero_rows(n_rows, n_factors, dtype) for n_rows in shape)
     except (MemoryError, ValueError) as error:
-        gigabytes = sum(shape) * n_factors * dtype.itemsize / 1e9
-        wanted = f"with n_factors={n_factors} want {gigabytes:.3g} GB of factors"
-        raise too_large(shape, wanted) from error
+        raise _too_many_factors(shape, n_factors, dtype) from error
     return P, Q
 
 

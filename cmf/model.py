@@ -630,6 +630,9 @@ class MatrixFactorization:
         item_factors: ArrayLike | None,
     ) -> tuple[ModelState, Schedule]:
         """Return where training on some ratings starts; `known` are all there are."""
+        initialization.refuse_too_large(
+            ratings.shape, parameters.n_factors, np.dtype(parameters.dtype)
+        )
         mean = initialization.mean_of(ratings, parameters)
         schedule = Schedule(parameters, ratings, mean)
         factors = initialization.initialize(

@@ -587,7 +587,8 @@ LIST_OF_ITSELF.append(LIST_OF_ITSELF)
     ids=lambda ratings: type(ratings).__name__,
 )
 def test_what_holds_no_numbers_is_refused(ratings):
-    with pytest.raises(TypeError, match=r"^ratings holds values of type .*real numbers are wanted"):
+    one = rf"must be a sparse matrix, a 2-D array .* got {type(ratings).__name__}"
+    with pytest.raises(TypeError, match=rf"^ratings ({one}|holds values of type .*real numbers)"):
         check_ratings(ratings, dtype="float64")
 
 

@@ -489,11 +489,33 @@ def test_any_table_survives_a_round_trip(data, kind):
 @pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
 @pytest.mark.parametrize(
     "names",
-    [("user", "item", "rating"), ("userId", "movieId", "rating"), ("User_ID", "Item ID", "Score")],
+    [
+        ("user", "item", "rating"),
+        ("userId", "movieId", "rating"),
+        ("User_ID", "Item ID", "Score"),
+        ("User-ID", "ISBN", "Book-Rating"),
+        ("uid", "iid", "r_ui"),
+        ("user_id", "item_id"),
+        ("user", "movie", "stars"),
+    ],
 )
 def test_long_tables_are_not_taken_for_wide_ones(kind, names):
     # With numbers for ids each would read as a table of three items.
     columns = {name: [1, 2, 3] for name in names} | {"timestamp": [0, 0, 0]}
     frame = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[kind](columns)
-    with pytest.raises(ValueError, match="ratings looks like a long table"):
+    with pytest.raises(ValueError, match=r"ratings looks like a long table.*coo_array"):
         read_wide(frame)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [("pandas", "set_index"), ("polars", "cast it to strings"), ("pyarrow", "cast it to strings")],
+)
+def test_numbers_of_users_are_not_taken_for_ratings(kind, way_out):
+    make = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[kind]
+    columns = {"user_id": [101, 102, 103], "x": [5.0, 3.0, 1.0], "y": [1.0, 2.0, 4.0]}
+    with pytest.raises(ValueError, match=f"'user_id', looks like user ids.*{way_out}"):
+        read_wide(make(columns))
+    # An item may have that name, of which ratings repeat, are missing or are no whole numbers.
+    for ratings in ([5, 3, 5], [5, 3, None], [5.0, 3.0, 1.0]):
+        assert read_wide(make({**columns, "user_id": ratings})).values.shape == (3, 3)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import numpy as np
 import pytest
+from scipy import sparse
 from strategies import FLOATS
 
-from cmf._rows import compact_rows, copy_rows, padded_numbers, zero_rows
+import cmf
+from cmf import _rows, initialization
+from cmf._rows import compact_rows, copy_rows, machine_memory, padded_numbers, zero_rows
 
 N_FACTORS = [1, 2, 7, 8, 9, 12, 13, 15, 16, 17, 25, 26, 31, 32, 33, 64, 100, 129]
 
@@ -125,3 +131,24 @@ def test_rows_are_copied_where_a_quarter_and_more_would_be_padding(dtype, n_fact
 def test_rows_without_padding_are_together_already(dtype, n_factors):
     rows = copy_rows(whole_numbers(5, n_factors, dtype))
     assert compact_rows(rows) is rows
+
+
+def test_memory_of_the_machine_and_of_its_container(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(_rows, "LIMIT", limit)
+    whole = machine_memory()
+    assert 2**27 < whole < math.inf or not hasattr(os, "sysconf")
+    limit.write_text("max\n")
+    assert machine_memory() == whole
+    limit.write_text("1000000\n")
+    assert machine_memory() == 1e6
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    limit.unlink()
+    assert machine_memory() == math.inf
+
+
+def test_factors_larger_than_memory_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(initialization, "machine_memory", lambda: 1e6)
+    ids = sparse.coo_array(([5.0, 3.0], ([99_999, 7], [2, 99_998])), shape=(10**5, 10**5))
+    with pytest.raises(MemoryError, match=r"want 0\.0032 GB of factors.*ids of a database"):
+        cmf.MatrixFactorization(4, random_state=0).fit(ids)

@@ -490,3 +490,10 @@ def test_nan_of_a_metric_ends_a_candidate(ratings):
     search = GridSearch(small(), {}, metric=fickle, random_state=0).fit(ratings)
     assert search.best_epoch_ == 3
     assert search.cv_results_["n_epochs"].tolist() == [3]
+
+
+@pytest.mark.parametrize("grid", [{}, {"posterior_samples": [0, 3]}])
+def test_averages_over_the_posterior_cannot_be_searched(ratings, grid):
+    model = cmf.MatrixFactorization(2, posterior_samples=0 if grid else 3, random_state=0)
+    with pytest.raises(ValueError, match="compare such models with cross_validate"):
+        GridSearch(model, grid).fit(ratings)

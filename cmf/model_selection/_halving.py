@@ -178,6 +178,11 @@ class Candidate:
         runs = []
         for fold in folds:
             model = clone(base).set_params(**params)
+            if model.get_params().get("posterior_samples"):
+                raise ValueError(
+                    "a search counts epochs of gradient descent, and posterior_samples above 0 "
+                    "takes none: compare such models with cross_validate"
+                )
             set_fit_threads(model, plan.jobs)
             if hasattr(model, "_search_watches"):  # only we know how long training goes on
                 model._search_watches = True
