@@ -689,8 +689,8 @@ def _check_value_type(dtype: np.dtype[Any], name: str) -> None:
         raise ValueError(f"Complex data not supported: {name} is {dtype}, real numbers are wanted")
     if dtype.kind not in "fiub":
         raise TypeError(
-            f"{name} holds values of type {dtype}: real numbers are wanted. Convert them first, "
-            "for example with astype(float)"
+            f"{name} holds values of type {dtype}: real numbers are wanted, in a table with users "
+            "as rows and items as columns. Convert them first, for example with astype(float)"
         )
 
 

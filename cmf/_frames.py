@@ -49,7 +49,7 @@ _ADVICE: Final = {
     ("modin", "Series"): _WANT_TABLE,
     ("narwhals", "Series"): _WANT_TABLE,
     ("pandas", "Index"): _WANT_TABLE,
-    ("pandas", "Series"): _WANT_TABLE,
+    ("pandas", "Series"): f"{_WANT_TABLE}; .unstack() makes one if the index is users and items",
     ("polars", "Series"): _WANT_TABLE,
     ("pyarrow", "Array"): _WANT_TABLE,
     ("pyarrow", "ChunkedArray"): _WANT_TABLE,
@@ -340,7 +340,8 @@ def _index_labels(index: Any, what: str) -> Ids:
     if index.nlevels > 1:
         raise ValueError(
             f"{what} must have one level, got a MultiIndex of {index.nlevels}: "
-            "join the levels into one label first"
+            "join the levels into one label first, or .unstack() a column of ratings whose index "
+            "is users and items"
         )
     return _unique_labels(index, what)
 

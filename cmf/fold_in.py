@@ -131,7 +131,7 @@ class _FactorsAndBiases(NamedTuple):
 
 
 class NewUsers(_FactorsAndBiases):
-    """Users that were folded in: a pair ``(factors, biases)`` that models can recommend for.
+    """Users that were folded in, ``(factors, biases)``, for whom models predict and recommend.
 
     Attributes
     ----------
@@ -306,6 +306,8 @@ def with_users(factors: Factors, users: NewUsers) -> tuple[Factors, SeenItems]:
     pattern = check_csr(
         users.seen.indptr, users.seen.indices, (P.shape[0], factors.n_items), "users.seen"
     )
+    if users.user_ids is not None and np.shape(users.user_ids) != P.shape[:1]:
+        raise ValueError(f"users.user_ids must be one label for each of {P.shape[0]} users")
     found = replace(
         factors, user_factors=P, user_biases=b, own_user_factors=None, implicit_factors=None
     )

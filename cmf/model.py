@@ -543,7 +543,7 @@ class MatrixFactorization:
             held-out and validation ratings have no weights. Not with `implicit`,
             `posterior_samples` or in stored order.
         epochs : int, optional
-            Overrides `n_epochs`.
+            Overrides `n_epochs`. Not with `posterior_samples`.
         validation : like `ratings`, optional
             Ratings to measure after every epoch, of the same shape or labels. Never trained on.
             With early stopping nothing else is held out then: the epoch with the smallest error on
@@ -589,10 +589,10 @@ class MatrixFactorization:
         )
         seed = draw_seed(self.random_state)
         if parameters.posterior_samples:
-            if callbacks is not None or user_factors is not None or item_factors is not None:
+            if any(given is not None for given in (epochs, callbacks, user_factors, item_factors)):
                 raise ValueError(
-                    "callbacks, user_factors and item_factors are for gradient descent: they do "
-                    "not go with posterior_samples"
+                    "epochs, callbacks, user_factors and item_factors are for gradient descent: "
+                    "they do not go with posterior_samples"
                 )
             return self._fit_posterior(checked, parameters, seed, validation)
         callbacks = training.check_callbacks(callbacks)  # an iterator is read once
@@ -1133,8 +1133,10 @@ class MatrixFactorization:
 
         Parameters
         ----------
-        users, items : id or sequence of ids, optional
-            Rows and columns wanted, in that order; all if not given.
+        users : id, sequence of ids, or `NewUsers` from `fold_in`; optional
+            Rows wanted, in that order; all users of the model if not given.
+        items : id or sequence of ids, optional
+            Columns wanted, likewise.
 
         Returns
         -------
@@ -1148,17 +1150,20 @@ class MatrixFactorization:
         ask for blocks of users where it is too large.
         """
         fitted = self._get_fitted()
-        user_rows = _rows_or_all(users, fitted.users)
+        factors, user_ids = fitted.state.factors, fitted.state.user_ids
+        if isinstance(users, NewUsers):
+            factors, _ = fold_in.with_users(factors, users)
+            user_rows, user_ids = np.arange(factors.n_users), users.user_ids
+        else:
+            user_rows = _rows_or_all(users, fitted.users)
+            user_ids = None if user_ids is None else fitted.users.take(user_rows)
         item_rows = _rows_or_all(items, fitted.items)
-        predicted = recommendation.predictions(fitted.state.factors, user_rows, item_rows)
+        predicted = recommendation.predictions(factors, user_rows, item_rows)
         predicted = link(fitted.parameters.loss_function, predicted)
         if fitted.state.frame is None:
             return predicted
         return _frames.write_wide(
-            predicted,
-            None if fitted.state.user_ids is None else fitted.users.take(user_rows),
-            fitted.items.take(item_rows),
-            fitted.state.frame,
+            predicted, user_ids, fitted.items.take(item_rows), fitted.state.frame
         )
 
     def loss(self, ratings: RatingsLike) -> Loss:
@@ -1296,6 +1301,7 @@ class MatrixFactorization:
             As `similar_items`.
         """
         fitted = self._get_fitted()
+        _refuse_new_users(users, "users")
         return _most_similar(fitted.state.factors.user_factors, fitted.users, users, n)
 
     def recommend_by_neighbors(
@@ -1336,6 +1342,7 @@ class MatrixFactorization:
         n_wanted = check_int(n, "n", minimum=1)
         neighbors = check_int(n_neighbors, "n_neighbors", minimum=1)
         leave_out_seen = check_bool(exclude_seen, "exclude_seen")
+        _refuse_new_users(user, "user")
         rows, one_user = fitted.users.lookup(user)
         if not one_user:
             raise TypeError("user must be one id, got several")
@@ -1362,9 +1369,9 @@ class MatrixFactorization:
         Returns
         -------
         NewUsers
-            A pair ``(factors, biases)`` of shapes (n, n_factors) and (n,), which `recommend`
-            takes in the place of users. Users without ratings get zeros, or the mean user of an
-            average over the posterior.
+            A pair ``(factors, biases)`` of shapes (n, n_factors) and (n,), which `recommend` and
+            `reconstruct` take in the place of users. Users without ratings get zeros, or the mean
+            user of an average over the posterior.
 
         Notes
         -----
@@ -1615,6 +1622,7 @@ def _pairs(
 ) -> tuple[Rows, Rows, bool]:
     """Return rows of users and of items, as many of both, and whether one pair was asked for."""
     policy = check_unknown(unknown)
+    _refuse_new_users(users, "users")
     user_rows, one_user = fitted.users.lookup(users, policy)
     item_rows, one_item = fitted.items.lookup(items, policy)
     if one_user:
@@ -1626,6 +1634,12 @@ def _pairs(
             f"users has {len(user_rows)} ids and items has {len(item_rows)}: pairs are wanted"
         )
     return user_rows, item_rows, one_user and one_item
+
+
+def _refuse_new_users(users: Any, name: str) -> None:
+    """Refuse users from `fold_in`, which would pass for a table of numbers."""
+    if isinstance(users, NewUsers):
+        raise TypeError(f"{name} must be ids: new users are taken by recommend and reconstruct")
 
 
 def _refuse_changes(parameters: Parameters, fitted: _Fitted) -> None:

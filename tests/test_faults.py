@@ -355,6 +355,7 @@ def _newcomer_cases():
         "wild indptr": (changed_seen(indptr=seen.indptr * 10**9), "seen.indptr ends at"),
         "wild seen": (changed_seen(indices=seen.indices + 10**8), "seen has column index"),
         "no seen": (cmf.NewUsers(factors, biases, None), "must be as fold_in has returned them"),
+        "too few labels": (cmf.NewUsers(*users, seen, ["a"]), "user_ids must be one label for"),
         "replaced": (users._replace(biases=biases), "must be as fold_in has returned them"),
     }
     return {

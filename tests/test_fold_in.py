@@ -266,6 +266,24 @@ def test_recommendations_for_newcomers_are_manual_scores_without_what_they_rated
     assert (np.sort(everything, axis=1) == np.arange(25)).all()
     few, _ = model.recommend(newcomers, n=2, items=[1, 2, 3], exclude=[2])
     assert set(few.ravel()) <= {-1, 1, 3}
+    found = model.reconstruct(newcomers)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, table, rtol=1e-6)
+    np.testing.assert_array_equal(model.reconstruct(newcomers, [7, 0]), found[:, [7, 0]])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, users: model.predict(users, 0),
+        lambda model, users: model.similar_users(users),
+        lambda model, users: model.recommend_by_neighbors(users),
+    ],
+)
+def test_newcomers_are_no_ids(ask):
+    model = fit()
+    with pytest.raises(TypeError, match="new users are taken by recommend and reconstruct"):
+        ask(model, model.fold_in(NEW))
 
 
 def test_newcomers_of_another_model_are_refused():

@@ -226,6 +226,9 @@ def test_newcomers_rate_some_items_in_any_order(labelled, plain, kind):
     np.testing.assert_array_equal(ids, labels(rows, ITEMS))
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
     assert not set(ids[0]) & {"item 8", "item 1", "item 0"}
+    users, items, values = read_frame(labelled.reconstruct(found, ["item 5", "item 2"]))
+    assert (users, items) == (["new a", "user 3"], ["item 5", "item 2"])
+    np.testing.assert_allclose(values, plain.reconstruct(expected, [5, 2]), rtol=1e-5)
 
 
 def test_any_library_may_follow_any_other(labelled, plain):

@@ -424,3 +424,13 @@ def test_models_that_name_rates_of_no_use_are_saved(adaptive, tmp_path, rng):
     model.save(tmp_path / "model.cmf")
     loaded = cmf.MatrixFactorization.load(tmp_path / "model.cmf")
     np.testing.assert_array_equal(loaded.reconstruct(), model.reconstruct())
+
+
+@pytest.mark.parametrize(
+    "given", [{"epochs": 3}, {"callbacks": print}, {"user_factors": np.ones((2, 2))}]
+)
+def test_what_steers_gradient_descent_is_refused(given, rng):
+    ratings, _ = generated(rng)
+    model = cmf.MatrixFactorization(2, posterior_samples=2, random_state=0)
+    with pytest.raises(ValueError, match="are for gradient descent"):
+        model.fit(ratings, **given)
