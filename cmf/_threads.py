@@ -51,7 +51,8 @@ def available_cpus() -> int:
 class Team:
     """Threads that do one piece of work after the other, together with the calling thread.
 
-    They are made when the first piece needs them and joined at the end of the ``with`` statement.
+    They are made when the first piece needs them, or before, and joined at the end of the ``with``
+    statement.
 
     Parameters
     ----------
@@ -100,9 +101,7 @@ class Team:
             What another thread than the caller's does before it takes part in the work, if there
             is one.
         """
-        if most > 1:
-            self.n_threads = thread_count(self.n_threads)
-        n_workers = min(self.n_threads or 1, most)
+        n_workers = self._n_workers(most)
         if n_workers <= 1:
             work(0)
             return
@@ -119,6 +118,19 @@ class Team:
             raise
         if order.errors:
             raise order.errors[0]
+
+    def prepare(self, most: int) -> None:
+        """Make the threads for work to come, of which more workers than `most` are of no use.
+
+        Those made just before it are at times put on the CPU of the calling thread, and wait for a
+        millisecond until they are moved.
+        """
+        self._start(self._n_workers(most) - 1)
+
+    def _n_workers(self, most: int) -> int:
+        if most > 1:
+            self.n_threads = thread_count(self.n_threads)
+        return min(self.n_threads or 1, most)
 
     def _start(self, n_threads: int) -> None:
         """Make threads that are still missing; all, in a process that was forked meanwhile."""

@@ -181,6 +181,7 @@ class _Shuffled:
         # One strip means little work, which leaves the caches as they are.
         few = self.grid.n_strips == 1
         self.at_once = 1 if few else max(1, min(PLANS_AT_ONCE, ROWS_OF_PLANS // ratings.shape[0]))
+        team.prepare(self.grid.n_strips)
 
     def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
         """Visit every rating once and return what that adds up to."""

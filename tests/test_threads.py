@@ -346,6 +346,18 @@ def test_a_team_runs_one_grid_after_the_other_with_the_same_threads():
     assert {ident for n, ident in used if n == 1} == {threading.get_ident()}
 
 
+def test_threads_may_be_made_before_there_is_work_for_them():
+    meeting = threading.Barrier(3)
+    with _threads.Team(3) as team:
+        for most, n_threads in ((0, 0), (1, 0), (2, 1), (9, 2), (2, 2)):
+            team.prepare(most)
+            assert len(team.threads) == n_threads
+        made = list(team.threads)
+        team.run(lambda worker: meeting.wait(30), pytest.fail, 3)
+        assert team.threads == made
+    assert not any(thread.is_alive() for thread in made)
+
+
 def test_another_thread_does_the_other_work_before_it_takes_part():
     came, done = [], threading.Event()
 
