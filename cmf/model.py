@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from cmf import (
     _frames,
@@ -533,7 +534,7 @@ class MatrixFactorization:
             index (pandas) or a first column of strings (polars, pyarrow) for users, the column
             names for items.
         y : object
-            Not used; there for scikit-learn.
+            Not used; there for scikit-learn. Ratings of pairs in two columns are refused.
         weights : array-like of shape (nnz,), or like `ratings`; optional
             How much each rating counts: its loss is multiplied by its weight, its part of the
             regularization is not. For sparse ratings (CSR, CSC, COO) numbers in the order of
@@ -584,6 +585,7 @@ class MatrixFactorization:
         """
         parameters = self._checked_parameters()
         checked = _read_ratings(ratings, weights, parameters)
+        _refuse_pairs(checked, y)
         most_epochs = check_int(
             _most_epochs(parameters) if epochs is None else epochs, "epochs", minimum=1
         )
@@ -861,6 +863,7 @@ class MatrixFactorization:
         if not self.__sklearn_is_fitted__():
             return self.fit(
                 ratings,
+                y,
                 weights=weights,
                 epochs=n_epochs,
                 validation=validation,
@@ -1545,6 +1548,17 @@ def _read_ratings(
         relative: Any = weighted.weights / weighted.weights.mean(dtype=np.float64)
         weighted = replace(weighted, weights=relative.astype(parameters.dtype))
     return weighted
+
+
+def _refuse_pairs(ratings: CheckedRatings, y: object) -> None:
+    """Refuse ids in two columns with their ratings in `y`: ids would pass for ratings."""
+    is_long = isinstance(y, Sized) and not sparse.issparse(y) and len(y) == ratings.shape[0]
+    if is_long and ratings.shape[1] == 2 and not (ratings.values % 1).any():
+        raise ValueError(
+            "ratings has two columns of whole numbers, and y a value for each row: pairs of users "
+            "and items, and their ratings? A table is wanted: "
+            "scipy.sparse.coo_array((y, (users, items)))"
+        )
 
 
 def _copied(factors: Factors) -> Factors:

@@ -1153,6 +1153,18 @@ def test_ratings_near_the_limits_of_double_are_an_error_and_no_warning():
 # --- what fit takes besides ratings ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "fit_transform"])
+def test_pairs_of_ids_with_their_ratings_are_no_table(method):
+    pairs, y = np.array([[1, 2], [3, 1], [2, 2]]), [5.0, 3.0, 1.0]
+    for ratings, given in ((pairs, y), (pairs.tolist(), np.array(y)), (pd.DataFrame(pairs), y)):
+        with pytest.raises(ValueError, match=r"pairs of users and items.*coo_array\(\(y, "):
+            getattr(make_model(), method)(ratings, given)
+    rest = sparse.csr_array(np.ones((3, 1)))
+    for ratings, given in ((pairs, None), (pairs, y[:2]), (pairs, rest), (pairs + 0.5, y)):
+        getattr(make_model(), method)(ratings, given)
+    getattr(make_model(), method)(np.hstack([pairs, pairs]), y)
+
+
 def test_what_is_refused_leaves_the_model_as_it_was():
     model = make_model().fit(TABLE)
     before = bits_of(model)
