@@ -19,7 +19,9 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "model.cmf").exists()
     assert next(iter(names["pieces"])) == "Back in Black"
     assert list(names["table"].index) == ["Darth Vader", "Hermione", "Ripley", "Spock"]
-    assert capsys.readouterr().out.count("\n") == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert printed[1] == "['x']"
 
 
 @pytest.mark.skipif(not README.exists(), reason="needs the source tree")
