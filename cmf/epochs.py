@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +25,7 @@ from cmf.config import simd_level
 from cmf.grid import Grid, make_grid
 from cmf.implicit import add_implicit, implicit_weights
 from cmf.objectives import loss_number
-from cmf.schedule import Schedule
+from cmf.schedule import Schedule, Steps
 
 __all__ = ["EpochSums", "Epochs", "make_epochs"]
 
@@ -58,17 +57,16 @@ class EpochSums(NamedTuple):
 
 
 class Epochs(Protocol):
-    """A way to visit all ratings once."""
+    """A way to train factors on ratings, one pass after the other.
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
+    Nothing else is to change the factors meanwhile.
+    """
+
+    def run(self, epoch: int) -> EpochSums:
         """Visit every rating once.
 
         Parameters
         ----------
-        factors : Factors
-            Changed in place.
-        schedule : Schedule
-            Whose steps to take.
         epoch : int
             Counted from 1.
 
@@ -79,28 +77,33 @@ class Epochs(Protocol):
         """
         ...
 
-    def settle(self, factors: Factors) -> None:
-        """Bring factors into the form that is read.
-
-        Parameters
-        ----------
-        factors : Factors
-            As `run` has left them.
-        """
+    def settle(self) -> None:
+        """Bring the factors, as `run` has left them, into the form that is read."""
         ...
 
 
 def make_epochs(
-    ratings: CheckedRatings, parameters: Parameters, seed: int, team: Team, last_epoch: int
+    factors: Factors,
+    ratings: CheckedRatings,
+    parameters: Parameters,
+    schedule: Schedule,
+    *,
+    seed: int,
+    team: Team,
+    last_epoch: int,
 ) -> Epochs:
     """Choose how to visit ratings.
 
     Parameters
     ----------
+    factors : Factors
+        What is trained, in place.
     ratings : CheckedRatings
         Of the factors' dtype and shape.
     parameters : Parameters
         Whether to shuffle, the number of factors and what they are to minimize.
+    schedule : Schedule
+        Whose steps to take.
     seed : int
         Root of the orders of all epochs.
     team : Team
@@ -119,22 +122,30 @@ def make_epochs(
         If there are too many items for implicit features.
     """
     if not parameters.shuffle:
-        return _InRows(ratings, None)
+        return _InRows(factors, ratings, schedule, None)
     narrow = ratings.indices.dtype == np.int32
     if parameters.implicit:
         if not narrow:
             raise ValueError(f"implicit=True needs fewer than 2**31 items, got {ratings.shape[1]}")
-        return _WithImplicit(ratings, seed, parameters.n_threads)
+        return _WithImplicit(factors, ratings, schedule, seed, parameters.n_threads)
     general = parameters.general or ratings.weights is not None
     if not (narrow or general):
-        return _InRows(ratings, seed)
+        return _InRows(factors, ratings, schedule, seed)
+    grid = make_grid(ratings, parameters.n_factors, team.n_threads)
     level = simd_level()
-    kernel = partial(_General, parameters, level) if general else partial(_Interleaved, level)
-    return _Shuffled(ratings, parameters, seed, team, last_epoch, kernel)
+    kernel: _Kernel
+    if general:
+        kernel = _General(factors, grid, parameters, schedule, level)
+    else:
+        kernel = _Interleaved(factors, grid, schedule, level)
+    return _Shuffled(grid, kernel, schedule, seed, team, last_epoch)
 
 
 class _Kernel(Protocol):
-    """What visits the blocks of a grid, with the steps of one epoch."""
+    """What visits the blocks of a grid."""
+
+    factors: Factors
+    steps: Steps  # of the epoch that is run
 
     def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
         """Visit blocks of the rows in this order; False: not all yet, call again."""
@@ -150,12 +161,15 @@ class _Kernel(Protocol):
 
 
 class _Plan(NamedTuple):
-    """The order of the rows in one epoch, and how it is cut into kernel calls, as `Walk` has it."""
+    """What can be told of an epoch beforehand: the order of the rows, and their walk.
+
+    Its steps are there, too, unless they are to be written into records when it begins.
+    """
 
     epoch: int
     rows: NDArray[np.int64]
-    calls: NDArray[np.int64]
-    group_calls: NDArray[np.int64]
+    blocks: Walk
+    steps: Steps | None
 
 
 class _Shuffled:
@@ -163,33 +177,34 @@ class _Shuffled:
 
     def __init__(
         self,
-        ratings: CheckedRatings,
-        parameters: Parameters,
+        grid: Grid,
+        kernel: _Kernel,
+        schedule: Schedule,
         seed: int,
         team: Team,
         last_epoch: int,
-        kernel: Callable[[Grid, Factors, Schedule, int], _Kernel],
     ) -> None:
+        self.grid = grid
+        self.kernel = kernel
+        self.schedule = schedule
         self.seed = seed
         self.team = team
         self.last_epoch = last_epoch
-        self.kernel = kernel
-        self.n_factors = parameters.n_factors
-        self.grid = make_grid(ratings, parameters.n_factors, team.n_threads)
+        ratings = grid.ratings
         self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
         self.plans: deque[_Plan] = deque()
         # One strip means little work, which leaves the caches as they are.
-        few = self.grid.n_strips == 1
+        few = grid.n_strips == 1
         self.at_once = 1 if few else max(1, min(PLANS_AT_ONCE, ROWS_OF_PLANS // ratings.shape[0]))
-        team.prepare(self.grid.n_strips)
+        team.prepare(grid.n_strips)
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
+    def run(self, epoch: int) -> EpochSums:
         """Visit every rating once and return what that adds up to."""
         if not self.plans or self.plans[0].epoch != epoch:
             self._plan_ahead(epoch)
         plan = self.plans.popleft()
-        kernel = self.kernel(self.grid, factors, schedule, epoch)
-        blocks = Walk(self.grid.n_strips, plan.calls, plan.group_calls, PATIENCE)
+        kernel, blocks = self.kernel, plan.blocks
+        kernel.steps = plan.steps or self.schedule.steps(epoch)
 
         def work(worker: int) -> None:
             while not kernel.visit(blocks, worker, plan.rows):
@@ -203,7 +218,7 @@ class _Shuffled:
             raise
         return kernel.sums(blocks)
 
-    def settle(self, factors: Factors) -> None:
+    def settle(self) -> None:
         """Do nothing: every strip has been settled by the last group that visited it."""
 
     def _plan_ahead(self, epoch: int) -> None:
@@ -212,33 +227,36 @@ class _Shuffled:
         self.plans = deque(self._make_plan(number) for number in range(epoch, last + 1))
 
     def _make_plan(self, epoch: int) -> _Plan:
-        """Deal the rows to groups, and cut these into calls that Ctrl-C need not wait for."""
-        grid, ratings = self.grid, self.grid.ratings
+        ratings = self.grid.ratings
         order = _row_order(self.seed, epoch, ratings.shape[0], self.together)
+        steps = self.schedule.steps(epoch) if self.schedule.plain else None
+        return _Plan(epoch, order, self._make_walk(order), steps)
+
+    def _make_walk(self, order: NDArray[np.int64]) -> Walk:
+        """Deal rows to groups, and cut these into calls that Ctrl-C need not wait for."""
+        grid, ratings = self.grid, self.grid.ratings
         groups = grid.groups(order)
-        if fits_one_call(ratings.nnz // grid.n_groups, self.n_factors):
-            return _Plan(epoch, order, groups, np.arange(grid.n_groups + 1))
+        if fits_one_call(ratings.nnz // grid.n_groups, self.kernel.factors.n_factors):
+            return Walk(grid.n_strips, groups, np.arange(grid.n_groups + 1), PATIENCE)
         calls, group_calls = [0], [0]
         for first, last in pairwise(groups.tolist()):
-            cut = [end for _, end in row_ranges(ratings.indptr, self.n_factors, order[first:last])]
-            calls += [first + end for end in cut] or [last]
+            cut = row_ranges(ratings.indptr, self.kernel.factors.n_factors, order[first:last])
+            calls += [first + end for _, end in cut] or [last]
             group_calls.append(len(calls) - 1)
-        return _Plan(epoch, order, np.array(calls), np.array(group_calls))
+        return Walk(grid.n_strips, np.array(calls), np.array(group_calls), PATIENCE)
 
 
 class _Interleaved:
     """Squared errors: several users in turns, at the best instruction-set level."""
 
-    def __init__(
-        self, level: int, grid: Grid, factors: Factors, schedule: Schedule, epoch: int
-    ) -> None:
-        self.level = level
-        self.grid = grid
+    def __init__(self, factors: Factors, grid: Grid, schedule: Schedule, level: int) -> None:
         self.factors = factors
-        self.steps = schedule.steps(epoch)
+        self.grid = grid
+        self.level = level
         self.item_scales = np.ones_like(factors.item_biases)
+        self.steps = schedule.steps(1)
         if self.steps.item_records is not None:
-            # Norms are kept by recurrence within an epoch, from what they are now.
+            # Norms are kept by recurrence within an epoch, which writes them down at its end.
             self.settle()
 
     def visit(self, blocks: Walk, worker: int, rows: NDArray[np.int64]) -> bool:
@@ -295,17 +313,16 @@ class _General:
 
     def __init__(
         self,
-        parameters: Parameters,
-        level: int,
-        grid: Grid,
         factors: Factors,
+        grid: Grid,
+        parameters: Parameters,
         schedule: Schedule,
-        epoch: int,
+        level: int,
     ) -> None:
-        self.level = level
-        self.grid = grid
         self.factors = factors
-        self.steps = schedule.steps(epoch)
+        self.grid = grid
+        self.level = level
+        self.steps = schedule.steps(1)
         self.huber_threshold = schedule.huber_threshold
         self.slope_limit = schedule.slope_limit
         self.loss = loss_number(parameters.loss_function)
@@ -362,16 +379,25 @@ class _General:
 class _WithImplicit:
     """Epochs of SVD++ over users in random order, in one thread: users share all items' rows."""
 
-    def __init__(self, ratings: CheckedRatings, seed: int, n_threads: int | None) -> None:
+    def __init__(
+        self,
+        factors: Factors,
+        ratings: CheckedRatings,
+        schedule: Schedule,
+        seed: int,
+        n_threads: int | None,
+    ) -> None:
+        self.factors = factors
         self.ratings = ratings
+        self.schedule = schedule
         self.seed = seed
         self.n_threads = n_threads
         self.level = simd_level()
         self.weights = implicit_weights(ratings)
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
+    def run(self, epoch: int) -> EpochSums:
         """Visit every rating once and return the running sum of squared errors."""
-        ratings, steps = self.ratings, schedule.steps(epoch)
+        factors, ratings, steps = self.factors, self.ratings, self.schedule.steps(epoch)
         assert factors.own_user_factors is not None
         assert factors.implicit_factors is not None
         assert steps.user_records is not None
@@ -408,22 +434,25 @@ class _WithImplicit:
             )
         return EpochSums(total)
 
-    def settle(self, factors: Factors) -> None:
+    def settle(self) -> None:
         """Add the implicit factors to the users' own."""
-        assert factors.own_user_factors is not None
-        add_implicit(factors, self.ratings, self.n_threads)
+        add_implicit(self.factors, self.ratings, self.n_threads)
 
 
 class _InRows:
     """Epochs over users one after the other, in stored or in random order."""
 
-    def __init__(self, ratings: CheckedRatings, seed: int | None) -> None:
+    def __init__(
+        self, factors: Factors, ratings: CheckedRatings, schedule: Schedule, seed: int | None
+    ) -> None:
+        self.factors = factors
         self.ratings = ratings
+        self.schedule = schedule
         self.seed = seed
 
-    def run(self, factors: Factors, schedule: Schedule, epoch: int) -> EpochSums:
+    def run(self, epoch: int) -> EpochSums:
         """Visit every rating once and return the running sum of squared errors."""
-        ratings = self.ratings
+        factors, ratings, schedule = self.factors, self.ratings, self.schedule
         row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
         total = 0.0
         for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
@@ -445,7 +474,7 @@ class _InRows:
             )
         return EpochSums(total)
 
-    def settle(self, factors: Factors) -> None:
+    def settle(self) -> None:
         """Do nothing: rows are always what they stand for."""
 
 

@@ -51,6 +51,9 @@ logger.addHandler(logging.NullHandler())
 
 History = dict[str, list[float]]
 
+# What callbacks may look at.
+SHOWN = ("user_factors", "item_factors", "user_biases", "item_biases")
+
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
@@ -293,25 +296,33 @@ def train(
         _Progress(parameters.verbose, n_epochs) as progress,
         Team(parameters.n_threads) as team,
     ):
-        epochs = make_epochs(ratings, parameters, seed, team, last_epoch)
-        measures = _Measures(ratings, validation, parameters, schedule)
+        epochs = make_epochs(
+            factors,
+            ratings,
+            parameters,
+            schedule,
+            seed=seed,
+            team=team,
+            last_epoch=last_epoch,
+        )
+        measures = _Measures(factors, ratings, validation, parameters, schedule)
         n_averaged = min(parameters.averaged_epochs, n_epochs)
         average = _Average(factors, last_epoch - n_averaged if n_averaged > 1 else last_epoch)
         try:
             for epoch in range(first_epoch, last_epoch + 1):
                 started = time.perf_counter()
-                losses, squares = epochs.run(factors, schedule, epoch)
+                losses, squares = epochs.run(epoch)
                 exact_now = exact or epoch == last_epoch
                 if validation is not None or callbacks or exact_now or epoch > average.after:
-                    epochs.settle(factors)
+                    epochs.settle()
                 seconds = time.perf_counter() - started
-                penalty = measures.penalty(factors, squares)
+                penalty = measures.penalty(squares)
                 _refuse_divergence(
                     factors, losses, penalty, schedule.rate_of(epoch), epoch, history
                 )
                 average.add(epoch)
                 report = measures.report(
-                    factors, epoch, last_epoch, seconds, losses, penalty, exact=exact_now
+                    epoch, last_epoch, seconds, losses, penalty, exact=exact_now
                 )
                 _record(history, report)
                 progress.show(report)
@@ -319,12 +330,12 @@ def train(
                 if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
                     break
         finally:
-            epochs.settle(factors)
+            epochs.settle()
         if average.write():
-            _refuse_divergence(factors, losses, measures.penalty(factors), 0.0, epoch, history)
-            measures.record(history, factors)
+            _refuse_divergence(factors, losses, measures.penalty(), 0.0, epoch, history)
+            measures.record(history)
         elif math.isnan(history["exact_mse"][-1]):
-            _record_exact(history, measures.exact(factors))
+            _record_exact(history, measures.exact())
         # Finite factors may have infinite predictions: if the root of the mean squared error is no
         # number of their dtype, some prediction is not.
         largest = float(np.finfo(factors.dtype).max)
@@ -451,29 +462,33 @@ class _Measures:
 
     def __init__(
         self,
+        factors: Factors,
         ratings: CheckedRatings,
         validation: CheckedRatings | None,
         parameters: Parameters,
         schedule: Schedule,
     ) -> None:
+        self.factors = factors
         self.ratings = ratings
         self.validation = validation
         self.parameters = parameters
         self.schedule = schedule
+        # Made once: after an epoch, whatever runs does so out of cold caches.
+        self.views = {name: _read_only(getattr(factors, name)) for name in SHOWN}
         weights = ratings.weights
         self.total_weight = ratings.nnz if weights is None else float(weights.sum(dtype=np.float64))
 
-    def penalty(self, factors: Factors, squares: float | None = None) -> float:
+    def penalty(self, squares: float | None = None) -> float:
         """Regularization as it is reported, given the squares of factors if they are known."""
         l1 = self.parameters.l1_regularization
-        return regularization_term(factors, self.schedule.regularization, l1, squares=squares)
+        return regularization_term(self.factors, self.schedule.regularization, l1, squares=squares)
 
-    def exact(self, factors: Factors) -> Loss:
+    def exact(self) -> Loss:
         """Exact errors; the total is of what training minimizes, with another loss as well."""
         parameters, n_threads = self.parameters, self.parameters.n_threads
         found = exact_loss(
             self.ratings,
-            factors,
+            self.factors,
             self.schedule.regularization,
             n_threads,
             loss=parameters.loss_function,
@@ -483,21 +498,20 @@ class _Measures:
             return found
         losses = exact_sum(
             self.ratings,
-            factors,
+            self.factors,
             parameters.loss_function,
             huber_threshold=self.schedule.huber_threshold,
             n_threads=n_threads,
         )
         return found._replace(total=losses / self.total_weight + found.regularization)
 
-    def record(self, history: History, factors: Factors) -> None:
+    def record(self, history: History) -> None:
         """Write errors of factors that are not those of the last epoch into its entry."""
-        _record_exact(history, self.exact(factors))
-        _record_validation(history, self.validation, factors, self.parameters)
+        _record_exact(history, self.exact())
+        _record_validation(history, self.validation, self.factors, self.parameters)
 
     def report(
         self,
-        factors: Factors,
         epoch: int,
         n_epochs: int,
         seconds: float,
@@ -508,7 +522,7 @@ class _Measures:
     ) -> EpochReport:
         """Tell all there is to tell of an epoch."""
         mean_loss = losses / self.total_weight
-        errors = _validation_of(self.validation, factors, self.parameters)
+        errors = _validation_of(self.validation, self.factors, self.parameters)
         return EpochReport(
             epoch=epoch,
             n_epochs=n_epochs,
@@ -517,13 +531,10 @@ class _Measures:
             running_mse=mean_loss,
             regularization=penalty,
             running_total=mean_loss + penalty,
-            exact=self.exact(factors) if exact else None,
+            exact=self.exact() if exact else None,
             validation_rmse=errors[0],
             validation_mae=errors[1],
-            user_factors=_read_only(factors.user_factors),
-            item_factors=_read_only(factors.item_factors),
-            user_biases=_read_only(factors.user_biases),
-            item_biases=_read_only(factors.item_biases),
+            **self.views,
         )
 
 
