@@ -185,7 +185,10 @@ class Schedule:
         ]
         self.shrink = [self._shrink(side, count) for side, count in enumerate(counts)]
         self.bias_shrink = [self._bias_shrink(side, count) for side, count in enumerate(counts)]
-        self.shares = [count / count.sum() for count in counts]
+        self.mean_shrink = [  # without BLAS, as in cmf.scales
+            float((shrink * (count / count.sum())).sum())
+            for shrink, count in zip(self.shrink, counts, strict=True)
+        ]
         self.records = [
             np.ones((count.shape[0], 4), dtype=ratings.values.dtype) for count in counts
         ]
@@ -229,8 +232,8 @@ class Schedule:
         if self.plain:
             return self._given(None)
         means = [
-            float(shrink @ share) * (self.noises[-1] if self._by_default(name) else 1.0)
-            for name, shrink, share in zip(SIDES, self.shrink, self.shares, strict=True)
+            mean * (self.noises[-1] if self._by_default(name) else 1.0)
+            for name, mean in zip(SIDES, self.mean_shrink, strict=True)
         ]
         return sum(means)
 

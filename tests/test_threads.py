@@ -190,6 +190,20 @@ def test_no_thread_is_left_after_training_and_serving():
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"early_stopping": False}, {"loss_function": "huber"}, RULE]
+)
+def test_training_leaves_the_processors_to_others(options):
+    # Idle threads of BLAS keep a processor busy for a tenth of a second, where training wants it.
+    ratings = cmf.datasets.make_ratings(15_000, 12_000, 60_000, random_state=0).ratings
+    model = cmf.MatrixFactorization(4, n_epochs=2, random_state=0, n_threads=1, **options)
+    time.sleep(0.3)  # for those that tests before have woken
+    model.fit(ratings)
+    started = time.process_time()
+    time.sleep(0.1)
+    assert time.process_time() - started < 0.05
+
+
 # --- who runs the blocks --------------------------------------------------------------------------
 
 
