@@ -13,7 +13,15 @@ import numpy as np
 
 from cmf._typing import UnknownPolicy
 
-__all__ = ["Parameters", "check_bool", "check_choice", "check_float", "check_int", "check_unknown"]
+__all__ = [
+    "Parameters",
+    "check_bool",
+    "check_choice",
+    "check_float",
+    "check_int",
+    "check_threads",
+    "check_unknown",
+]
 
 DTYPES = ("float32", "float64")
 INITS = ("normal", "scaled", "uniform")
@@ -37,6 +45,16 @@ def check_int(value: object, name: str, *, minimum: int, maximum: int | None = N
     if maximum is not None and number > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {number}")
     return number
+
+
+def check_threads(value: object, name: str = "n_threads") -> int | None:
+    """Return a number of threads, or None for as many as there are processors."""
+    if value is None:
+        return None
+    try:
+        return check_int(value, name, minimum=1, maximum=2**15)
+    except ValueError as error:  # -1, as joblib has it, for one
+        raise ValueError(f"{error}; None takes as many as there are processors") from None
 
 
 def check_float(
@@ -243,7 +261,7 @@ _CHECKS: dict[str, _Check] = {
     "init": partial(check_choice, choices=INITS),
     "init_scale": _optional(check_float),
     "dtype": lambda value, _: check_dtype(value),
-    "n_threads": _optional(partial(check_int, minimum=1, maximum=2**15)),
+    "n_threads": check_threads,
     "verbose": _verbosity,
     "learning_rate_decay": _optional(_decay),
     "adaptive": _optional(check_bool),

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from cmf._checks import CheckedRatings, check_bias, check_factors, check_ratings, check_row_counts
 from cmf._kernels.loss import sum_errors, sum_squares
-from cmf._parameters import check_float, check_int
+from cmf._parameters import check_float, check_threads
 from cmf._pieces import run_pieces
 from cmf._ranges import row_ranges
 from cmf._state import Factors
@@ -147,7 +147,7 @@ def loss(
         checked,
         factors,
         check_float(regularization, "regularization"),
-        None if n_threads is None else check_int(n_threads, "n_threads", minimum=1, maximum=2**15),
+        check_threads(n_threads),
     )
 
 

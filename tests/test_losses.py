@@ -219,7 +219,7 @@ def test_larger_factors_do_not_overflow_in_double():
         ({"regularization": -0.1}, ValueError, "regularization must be at least 0, got -0.1"),
         ({"regularization": math.nan}, ValueError, "regularization must be finite, got nan"),
         ({"regularization": True}, TypeError, "regularization must be a number, got True"),
-        ({"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0"),
+        ({"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0; None takes"),
         ({"n_threads": 1.5}, TypeError, "n_threads must be an integer, got 1.5"),
         ({"global_mean": math.inf}, ValueError, "global_mean must be finite"),
         ({"global_mean": "3"}, TypeError, "global_mean must be a number, got '3'"),

@@ -270,7 +270,7 @@ WRONG = {
     "n_threads": [
         *((value, TypeError, INTEGER) for value in NO_INTEGERS if value is not None),
         (0, ValueError, "must be at least 1, got 0"),
-        (-2, ValueError, "must be at least 1, got -2"),
+        (-1, ValueError, "must be at least 1, got -1; None takes as many as there are processors"),
         (10**9, ValueError, "must be at most 32768"),
     ],
     "verbose": [
