@@ -151,7 +151,7 @@ class Parameters:
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> Parameters:
         """Check every value, in the order of the fields; other keys are not looked at."""
-        checked = cls(**{name: _CHECKS[name](values[name], name) for name in cls.names()})
+        checked = cls(**{name: check(values[name], name) for name, check in _CHECKS.items()})
         if checked.init_scale == 0 and not checked.biases:
             raise ValueError(
                 "init_scale=0 with biases=False starts at a saddle point that no step leaves: "

@@ -21,7 +21,7 @@ def run_pieces(tasks: Sequence[Task], n_threads: int | None) -> None:
     Parameters
     ----------
     tasks : sequence of callables
-        What they compute must not depend on their order. A single one costs no look at the CPUs.
+        What they compute must not depend on their order. A single one is just called.
     n_threads : int or None
         Most threads to use, as `thread_count` reads it. With one, tasks run in order.
 
@@ -31,7 +31,10 @@ def run_pieces(tasks: Sequence[Task], n_threads: int | None) -> None:
         What the first task raised that raised, Ctrl-C included, when no other runs any more; tasks
         that had not been started then are left out.
     """
-    n_workers = min(thread_count(n_threads), len(tasks)) if len(tasks) > 1 else 1
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    n_workers = min(thread_count(n_threads), len(tasks)) if tasks else 1
     waiting = deque(tasks)
     errors: list[BaseException] = []
     threads = [

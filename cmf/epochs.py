@@ -37,6 +37,8 @@ ROWS_TOGETHER = 64
 # again. So the orders of a few epochs are drawn at once, if they are of no more rows than this.
 PLANS_AT_ONCE = 8
 ROWS_OF_PLANS = 2**16
+# By what `numpy.random.PCG64.jumped` advances, the fraction of the golden ratio of its period.
+JUMP = 0x9E3779B97F4A7C15F39CC0605CEDC835
 # The calling thread lets Python look for Ctrl-C about so often, in seconds of all processors.
 PATIENCE = 0.05
 
@@ -187,11 +189,11 @@ class _Shuffled:
         self.grid = grid
         self.kernel = kernel
         self.schedule = schedule
-        self.seed = seed
         self.team = team
         self.last_epoch = last_epoch
         ratings = grid.ratings
-        self.together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
+        together = ROWS_TOGETHER if ratings.nnz > MOST_CACHED else 1
+        self.orders = _RowOrders(seed, ratings.shape[0], together)
         self.plans: deque[_Plan] = deque()
         # One strip means little work, which leaves the caches as they are.
         few = grid.n_strips == 1
@@ -227,8 +229,7 @@ class _Shuffled:
         self.plans = deque(self._make_plan(number) for number in range(epoch, last + 1))
 
     def _make_plan(self, epoch: int) -> _Plan:
-        ratings = self.grid.ratings
-        order = _row_order(self.seed, epoch, ratings.shape[0], self.together)
+        order = self.orders.of(epoch)
         steps = self.schedule.steps(epoch) if self.schedule.plain else None
         return _Plan(epoch, order, self._make_walk(order), steps)
 
@@ -390,7 +391,7 @@ class _WithImplicit:
         self.factors = factors
         self.ratings = ratings
         self.schedule = schedule
-        self.seed = seed
+        self.orders = _RowOrders(seed, ratings.shape[0])
         self.n_threads = n_threads
         self.level = simd_level()
         self.weights = implicit_weights(ratings)
@@ -402,7 +403,7 @@ class _WithImplicit:
         assert factors.implicit_factors is not None
         assert steps.user_records is not None
         assert steps.item_records is not None
-        row_order = _row_order(self.seed, epoch, ratings.shape[0])
+        row_order = self.orders.of(epoch)
         scratch = zero_rows(SCRATCH_ROWS, factors.n_factors, factors.dtype)
         indices: Any = ratings.indices
         total = 0.0
@@ -448,12 +449,12 @@ class _InRows:
         self.factors = factors
         self.ratings = ratings
         self.schedule = schedule
-        self.seed = seed
+        self.orders = None if seed is None else _RowOrders(seed, ratings.shape[0])
 
     def run(self, epoch: int) -> EpochSums:
         """Visit every rating once and return the running sum of squared errors."""
         factors, ratings, schedule = self.factors, self.ratings, self.schedule
-        row_order = None if self.seed is None else _row_order(self.seed, epoch, ratings.shape[0])
+        row_order = None if self.orders is None else self.orders.of(epoch)
         total = 0.0
         for first, last in row_ranges(ratings.indptr, factors.n_factors, row_order):
             total += sgd_epoch(
@@ -478,15 +479,27 @@ class _InRows:
         """Do nothing: rows are always what they stand for."""
 
 
-def _row_order(seed: int, epoch: int, n_rows: int, together: int = 1) -> NDArray[np.int64]:
-    """Return a permutation of the rows that depends on the seed and the epoch alone.
+class _RowOrders:
+    """Permutations of the rows that depend on the seed and the number of the epoch alone.
 
     Runs of `together` rows stay in one piece, in ascending order; the last may be shorter.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, epoch)))
-    runs: NDArray[np.int64] = generator.permutation(-(-n_rows // together))
-    runs = runs.astype(np.int64, copy=False)
-    if together == 1:
-        return runs
-    order = (runs[:, None] * together + np.arange(together)).ravel()
-    return order[order < n_rows]
+
+    def __init__(self, seed: int, n_rows: int, together: int = 1) -> None:
+        self.n_rows = n_rows
+        self.together = together
+        self.bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(1,)))
+        self.start = self.bits.state
+        self.generator = np.random.Generator(self.bits)
+
+    def of(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order of an epoch: a permutation by the generator jumped so many times."""
+        # `jumped` would make a generator anew, which takes as long as 100 ratings of 32 factors.
+        self.bits.state = self.start
+        self.bits.advance(epoch * JUMP)
+        runs: NDArray[np.int64] = self.generator.permutation(-(-self.n_rows // self.together))
+        runs = runs.astype(np.int64, copy=False)
+        if self.together == 1:
+            return runs
+        order = (runs[:, None] * self.together + np.arange(self.together)).ravel()
+        return order[order < self.n_rows]

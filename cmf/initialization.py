@@ -34,6 +34,10 @@ DRAWN_ALONE = 2**18
 # It draws them in blocks of about this many, which stay in a cache meanwhile.
 BLOCK_SIZE = 2**18
 N_QUANTILES = 2**16
+# Drawing fewer numbers takes less time than bringing the whole table into their units.
+DRAWN_SINGLY = 2**16
+# Bytes that every machine has, without a look at it.
+ALWAYS_THERE = 2**24
 PER_WORD = 4  # indices of a quantile in 64 bits
 
 _Draw = Callable[[np.random.Generator, FloatArray], None]
@@ -92,7 +96,7 @@ def initialize(
             _refuse_negative(*starts)
     generators = generator.spawn(2)
     counts = rating_counts(ratings, parameters.n_threads)
-    draw = _drawing(parameters, init_scale)
+    draw = _drawing(parameters, init_scale, P.size + Q.size)
     tasks: list[Callable[[], None]] = []
     for side, (factors, given) in enumerate(((P, user_factors), (Q, item_factors))):
         if given is not None:
@@ -153,7 +157,8 @@ def refuse_too_large(shape: tuple[int, int], n_factors: int, dtype: np.dtype[Any
     MemoryError
         If there is less memory: systems that promise more than they have kill who uses it.
     """
-    if sum(shape) * n_factors * dtype.itemsize > machine_memory():
+    wanted = sum(shape) * n_factors * dtype.itemsize
+    if wanted > ALWAYS_THERE and wanted > machine_memory():
         raise _too_many_factors(shape, n_factors, dtype)
 
 
@@ -205,28 +210,46 @@ def _draw(
     factors[~rated] = 0
 
 
-def _drawing(parameters: Parameters, scale: float) -> _Draw:
-    """Return what fills an array with random numbers."""
+def _drawing(parameters: Parameters, scale: float, n_numbers: int) -> _Draw:
+    """Return what fills arrays, of so many numbers in all, with random ones."""
     if parameters.init == "uniform":
         return partial(_draw_uniform, scale)
     if parameters.init == "scaled":
         scale /= math.sqrt(parameters.n_factors)
+    finish = partial(_finished, scale, parameters)
+    if n_numbers <= DRAWN_SINGLY:
+        return partial(_draw_few, finish)
+    return partial(_draw_many, finish(_quantiles()))
+
+
+def _finished(scale: float, parameters: Parameters, normal: NDArray[np.float64]) -> FloatArray:
+    """Return standard normal numbers as the factors have them."""
     with np.errstate(over="ignore"):
-        normal = (_quantiles() * scale).astype(parameters.dtype)
-    if parameters.nonnegative:
-        normal = np.abs(normal)
-    return partial(_draw_from, normal)
+        scaled: FloatArray = (normal * scale).astype(parameters.dtype)
+    return np.abs(scaled) if parameters.nonnegative else scaled
 
 
 def _draw_uniform(scale: float, generator: np.random.Generator, out: FloatArray) -> None:
     out[...] = generator.random(out.shape) * scale
 
 
-def _draw_from(table: FloatArray, generator: np.random.Generator, out: FloatArray) -> None:
-    # The indices that would be drawn one by one, in half the time.
-    words = generator.integers(0, 2**64, -(-out.size // PER_WORD), dtype=np.uint64)
+def _draw_few(
+    finish: Callable[[NDArray[np.float64]], FloatArray],
+    generator: np.random.Generator,
+    out: FloatArray,
+) -> None:
+    out[...] = finish(_quantiles()[_indices(generator, out.size)]).reshape(out.shape)
+
+
+def _draw_many(table: FloatArray, generator: np.random.Generator, out: FloatArray) -> None:
+    look_up(table, _indices(generator, out.size), out)
+
+
+def _indices(generator: np.random.Generator, n_numbers: int) -> NDArray[np.uint16]:
+    """Return the indices of quantiles that would be drawn one by one, in half the time."""
+    words = generator.integers(0, 2**64, -(-n_numbers // PER_WORD), dtype=np.uint64)
     drawn = words.astype("<u8", copy=False).view("<u2").astype(np.uint16, copy=False)
-    look_up(table, drawn[: out.size], out)
+    return drawn[:n_numbers]
 
 
 @cache

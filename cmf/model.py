@@ -920,9 +920,9 @@ class MatrixFactorization:
         """Train `start` in place and take it over when it is done (if not `passing`) or cut."""
         exact = check_bool(exact_loss, "exact_loss")
         called = training.check_callbacks(callbacks)
-        fitted = _Fitted.of(start)
+        fitted = None if passing else _Fitted.of(start)
         held_out = validation
-        if validation is not None and not isinstance(validation, CheckedRatings):
+        if fitted and validation is not None and not isinstance(validation, CheckedRatings):
             held_out = _read_known(validation, fitted, "validation")
         stopper = None
         n_threads = parameters.n_threads
@@ -953,13 +953,13 @@ class MatrixFactorization:
                     seen, n_items = start.seen, start.factors.n_items
                     start.seen = SeenItems.of(seen.indptr, seen.indices, n_items)
                 start.training = schedule.state()
-                self._adopt(fitted)
+                self._adopt(fitted or _Fitted.of(start))
             raise
         if stopper is not None:
             stopper.settle()
             best_epoch = stopper.best_epoch
         start.training = schedule.state(best_epoch)
-        if not passing:
+        if fitted:
             self._adopt(fitted)
         return self
 

@@ -7,7 +7,7 @@ l = β / 2. With another loss e is its slope.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,7 @@ def uses_defaults(parameters: Parameters) -> bool:
     return parameters.learning_rate is None and parameters.shuffle
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(NamedTuple):
     """What the kernels multiply gradients and rows by in one epoch.
 
     Attributes
@@ -192,6 +191,10 @@ class Schedule:
         self.records = [
             np.ones((count.shape[0], 4), dtype=ratings.values.dtype) for count in counts
         ]
+        self.most_shrink = [float(shrink.max()) for shrink in self.shrink]
+        self.most_bias_shrink = max(float(shrink.max()) for shrink in self.bias_shrink)
+        # What the records' regularization was written with.
+        self.written_noise = self.written_limit = math.nan
         if sums is not None:
             for record, column in zip(self.records, sums, strict=True):
                 record[:, GRADIENTS] = column
@@ -360,9 +363,7 @@ class Schedule:
             )
             return Steps(rate, bias_rate, of_users, of_items, of_biases)
         self._write_regularization(self.noises[min(epoch, len(self.noises)) - 1], bias_rate)
-        least_of_users, least_of_items = (
-            1 - rate * float(record[:, SHRINK].max()) for record in self.records
-        )
+        least_of_users, least_of_items = (1 - rate * greatest for greatest in self.greatest)
         scale = self.scale
         gradients = self.parameters.n_factors * scale.spread * scale.deviation * scale.deviation
         return Steps(
@@ -412,16 +413,25 @@ class Schedule:
         return decay ** (epoch - 1)
 
     def _write_regularization(self, noise: float, bias_rate: float) -> None:
-        """Put into the records what every row is regularized by."""
+        """Put into the records what every row is regularized by, unless it is there already."""
+        if noise != self.written_noise:
+            self.written_noise, self.greatest = noise, []
+            with np.errstate(over="ignore"):  # reported as divergence
+                for name, record, shrink, most in zip(
+                    SIDES, self.records, self.shrink, self.most_shrink, strict=True
+                ):
+                    share = noise if self._by_default(name) else 1.0
+                    np.multiply(shrink, share, out=record[:, SHRINK], casting="same_kind")
+                    self.greatest.append(float(record.dtype.type(most * share)))
         # The damping of biases is large where nothing is to be said of them, and a strength that is
         # given may be: a step takes them to zero at most, not beyond.
-        most = 1 / bias_rate if self.by_default and bias_rate > 0 else math.inf
-        with np.errstate(over="ignore"):  # reported as divergence
-            for name, record, shrink, bias_shrink in zip(
-                SIDES, self.records, self.shrink, self.bias_shrink, strict=True
-            ):
-                record[:, SHRINK] = shrink * noise if self._by_default(name) else shrink
-                record[:, BIAS_SHRINK] = np.minimum(bias_shrink, most)
+        limit = 1 / bias_rate if self.by_default and bias_rate > 0 else math.inf
+        limit = min(limit, self.most_bias_shrink)
+        if limit != self.written_limit:
+            self.written_limit = limit
+            with np.errstate(over="ignore"):
+                for record, shrink in zip(self.records, self.bias_shrink, strict=True):
+                    np.minimum(shrink, limit, out=record[:, BIAS_SHRINK], casting="same_kind")
 
     def _given(self, side: str | None) -> float:
         """Return β of the users, items or biases, as the parameters have it."""

@@ -61,9 +61,11 @@ def hold_out(
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     chosen = np.sort(generator.choice(ratings.nnz, wanted, replace=False, shuffle=False))
     before = np.searchsorted(chosen, ratings.indptr).astype(np.int64)
-    indices: Any = np.delete(narrow_indices(ratings).indices, chosen)
-    values: Any = np.delete(ratings.values, chosen)
-    weights: Any = None if ratings.weights is None else np.delete(ratings.weights, chosen)
+    kept = np.ones(ratings.nnz, dtype=np.bool_)
+    kept[chosen] = False
+    indices: Any = narrow_indices(ratings).indices[kept]
+    values: Any = ratings.values[kept]
+    weights: Any = None if ratings.weights is None else ratings.weights[kept]
     rest = replace(
         ratings, indptr=ratings.indptr - before, indices=indices, values=values, weights=weights
     )

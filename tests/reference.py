@@ -10,6 +10,17 @@ from collections import deque
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
+import numpy as np
+
+# --- orders -------------------------------------------------------------------------------------
+
+
+def row_order(seed, epoch, n_rows):
+    """Return in which order an epoch takes the rows; this is what a seed stands for, for ever."""
+    generator = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(1,)))
+    return np.random.Generator(generator.jumped(epoch)).permutation(n_rows)
+
+
 # --- sgd ----------------------------------------------------------------------------------------
 
 

@@ -182,18 +182,18 @@ def test_a_worker_leaves_the_interpreter_once_an_epoch(little_work, options, mon
 def test_orders_are_drawn_for_as_many_epochs_as_there_are(
     little_work, n_threads, rows, monkeypatch
 ):
-    draw, drawn = epochs._row_order, []
+    draw, drawn = epochs._RowOrders.of, []
 
-    def recorded(seed, epoch, *arguments):
+    def recorded(orders, epoch):
         drawn.append(epoch)
-        return draw(seed, epoch, *arguments)
+        return draw(orders, epoch)
 
     make = {"n_factors": 4, "n_epochs": 11, "random_state": 0, **RULE}
     table = sparse_of(ratings_of(40))
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "PLANS_AT_ONCE", 1)
         expected = cmf.MatrixFactorization(**make).fit(table)
-    monkeypatch.setattr(epochs, "_row_order", recorded)
+    monkeypatch.setattr(epochs._RowOrders, "of", recorded)
     monkeypatch.setattr(epochs, "ROWS_OF_PLANS", rows)
     model = cmf.MatrixFactorization(**make, n_threads=n_threads).fit(table)
     assert drawn == list(range(1, 12))
@@ -259,7 +259,8 @@ def test_fewer_users_than_groups(little_work, n_threads):
 @pytest.mark.parametrize("n_rows", [1, 5, 64, 100, 1000])
 @pytest.mark.parametrize("together", [1, 7, 64])
 def test_rows_are_shuffled_in_runs(together, n_rows):
-    order = epochs._row_order(5, 1, n_rows, together)
+    orders = epochs._RowOrders(5, n_rows, together)
+    order = orders.of(1)
     assert order.dtype == np.int64
     assert np.sort(order).tolist() == list(range(n_rows))
     runs = order // together
@@ -267,10 +268,18 @@ def test_rows_are_shuffled_in_runs(together, n_rows):
     assert len(starts) == math.ceil(n_rows / together)  # each run in one piece
     within = np.setdiff1d(np.arange(n_rows), starts)
     assert (np.diff(order)[within - 1] == 1).all()
-    assert order.tolist() == epochs._row_order(5, 1, n_rows, together).tolist()
+    second = orders.of(2)
+    assert order.tolist() == orders.of(1).tolist()
     if len(starts) > 10:
-        assert order.tolist() != epochs._row_order(5, 2, n_rows, together).tolist()
-        assert order.tolist() != epochs._row_order(6, 1, n_rows, together).tolist()
+        assert order.tolist() != second.tolist()
+        assert order.tolist() != epochs._RowOrders(6, n_rows, together).of(1).tolist()
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 1000, 2**40, 2**64 + 1])
+def test_orders_are_drawn_by_jumped_generators(epoch):
+    orders = epochs._RowOrders(5, 100)
+    orders.of(7)
+    assert orders.of(epoch).tolist() == reference.row_order(5, epoch, 100).tolist()
 
 
 @pytest.mark.parametrize("together", [1, 3])
@@ -293,7 +302,8 @@ def test_training_on_a_grid_equals_its_twin(little_work, biases, together, monke
     rate, decay = 2 * model.learning_rate, 1 - model.learning_rate * model.regularization
     rates = rate, rate, rate if biases else 0.0, *[decay] * 4, 0.0
     for epoch in (1, 2):
-        row_order = epochs._row_order(start._get_fitted().state.seed, epoch, 40, together)
+        orders = epochs._RowOrders(start._get_fitted().state.seed, 40, together)
+        row_order = orders.of(epoch)
         groups = grid.groups(row_order)
         squared = sum(
             reference.interleaved_epoch(

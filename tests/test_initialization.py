@@ -81,6 +81,18 @@ def test_normal_numbers_are_the_quantiles_of_the_normal_distribution():
     assert np.isin(drawn, quantiles * 0.5).all()
 
 
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("init", ["normal", "scaled"])
+def test_small_starts_are_drawn_as_large_ones(monkeypatch, init, dtype, nonnegative):
+    make = {"n_factors": 6, "init": init, "dtype": dtype, "nonnegative": nonnegative}
+    small = start(np.ones((30, 40)), **make, init_scale=0.3)
+    monkeypatch.setattr(initialization, "DRAWN_SINGLY", 0)
+    large = start(np.ones((30, 40)), **make, init_scale=0.3)
+    np.testing.assert_array_equal(small.user_factors, large.user_factors)
+    np.testing.assert_array_equal(small.item_factors, large.item_factors)
+
+
 def test_large_starts_are_drawn_in_blocks_without_repeats(monkeypatch):
     table = np.ones((100, 40))
     whole = start(table, n_factors=6)

@@ -91,8 +91,7 @@ def replayed(ratings, model, n_epochs, *, weights=None, nonnegative=False, l1=0.
     P, Q, b, c = P.copy(), Q.copy(), np.zeros(12), np.zeros(9)
     total = 0.0
     for epoch in range(1, n_epochs + 1):
-        seeds = np.random.SeedSequence(SMALL["random_state"], spawn_key=(1, epoch))
-        order = np.random.default_rng(seeds).permutation(12)
+        order = reference.row_order(SMALL["random_state"], epoch, 12)
         total = reference.general_epoch(
             ratings.indptr,
             ratings.indices,
@@ -471,7 +470,7 @@ def test_an_implicit_epoch_equals_plain_python():
         implicit_learning_rate=0.005,
         implicit_regularization=0.4,
     ).fit(ratings, epochs=1, user_factors=P, item_factors=Q)
-    order = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(1, 1))).permutation(12)
+    order = reference.row_order(5, 1, 12)
     weights = 1 / np.sqrt(np.maximum(np.diff(ratings.indptr), 1))
     arrays = [padded(array) for array in (P, Q, np.zeros((9, 3)))]
     b, c = np.zeros(12), np.zeros(9)

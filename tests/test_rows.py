@@ -149,6 +149,6 @@ def test_memory_of_the_machine_and_of_its_container(monkeypatch, tmp_path):
 
 def test_factors_larger_than_memory_are_refused_before_they_are_made(monkeypatch):
     monkeypatch.setattr(initialization, "machine_memory", lambda: 1e6)
-    ids = sparse.coo_array(([5.0, 3.0], ([99_999, 7], [2, 99_998])), shape=(10**5, 10**5))
-    with pytest.raises(MemoryError, match=r"want 0\.0032 GB of factors.*ids of a database"):
+    ids = sparse.coo_array(([5.0, 3.0], ([999_999, 7], [2, 999_998])), shape=(10**6, 10**6))
+    with pytest.raises(MemoryError, match=r"want 0\.032 GB of factors.*ids of a database"):
         cmf.MatrixFactorization(4, random_state=0).fit(ids)

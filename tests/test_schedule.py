@@ -54,8 +54,7 @@ def replay(ratings, n_epochs, arrays, mean, rates, shrinks, records, weight):
     """Train in plain Python; rates are functions of the epoch, shrinks those of the two sides."""
     P, Q, b, c = (array.copy() for array in arrays)
     for epoch in range(1, n_epochs + 1):
-        seeds = np.random.SeedSequence(SMALL["random_state"], spawn_key=(1, epoch))
-        order = np.random.default_rng(seeds).permutation(len(P))
+        order = reference.row_order(SMALL["random_state"], epoch, len(P))
         rate, bias_rate = (step(epoch) for step in rates)
         decays = [1 - rate * float(shrinks[k]) if records is None else 0 for k in ("p", "q")]
         decays += [1 - bias_rate * float(shrinks["b"]) if records is None else 0] * 2
@@ -423,3 +422,25 @@ def test_rows_that_have_moved_take_smaller_steps():
     model.partial_fit(ratings)
     after = model._get_fitted().state.training.sums[0]
     assert (after[np.diff(ratings.indptr) > 0] > before[np.diff(ratings.indptr) > 0]).all()
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"bias_regularization": 300.0}, {"user_regularization": 2.0}]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_records_are_written_as_if_anew_whatever_they_held(given, dtype):
+    ratings = check_ratings(random_ratings(), dtype=dtype)
+    parameters = Parameters.check(cmf.MatrixFactorization(**given, dtype=dtype).get_params())
+    kept = Schedule(parameters, ratings, 3.0)
+    # Limits of biases loosen from epoch to epoch; the noise falls, stays, and rises.
+    for epoch, noise in [(1, 1.0), (2, 0.3), (3, 0.3), (30, 0.3), (2, 0.7), (2, 1.0)]:
+        anew = Schedule(parameters, ratings, 3.0)
+        kept.noises, anew.noises = [noise], [noise]
+        found, expected = kept.steps(epoch), anew.steps(epoch)
+        for side in ("user", "item"):
+            records = getattr(found, f"{side}_records")
+            assert records.dtype == dtype
+            np.testing.assert_array_equal(records, getattr(expected, f"{side}_records"))
+            least = 1 - found.rate * float(records[:, 2].max())
+            assert getattr(found, f"{side}_decay") == least
+        assert found.rate == expected.rate

@@ -42,12 +42,6 @@ def random_ratings(n_users=12, n_items=9, density=0.5, seed=0):
     return sparse.csr_array(np.where(rated, rng.integers(1, 6, rated.shape), 0).astype(float))
 
 
-def row_order(seed, epoch, n_users):
-    """Return in which order an epoch takes the users; this is what a seed stands for, for ever."""
-    seeds = np.random.SeedSequence(seed, spawn_key=(1, epoch))
-    return np.random.default_rng(seeds).permutation(n_users)
-
-
 def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
     """Train in plain Python; per epoch yield the sum of squared running errors and the factors."""
     P, Q = user_factors.copy(), item_factors.copy()
@@ -55,7 +49,7 @@ def replay(ratings, model, n_epochs, user_factors, item_factors, ranges=None):
     mean = ratings.data.mean() if model.biases else 0.0
     scalars = mean, model.learning_rate, model.regularization
     for epoch in range(1, n_epochs + 1):
-        order = row_order(model.random_state, epoch, len(P))
+        order = reference.row_order(model.random_state, epoch, len(P))
         total = 0.0
         for rows in [(0, len(P))] if ranges is None else ranges[epoch - 1]:
             start = ratings.indptr, ratings.indices, ratings.data
@@ -480,7 +474,7 @@ def test_every_epoch_takes_the_users_in_an_order_of_its_own(monkeypatch):
         orders, [(3, 1), (3, 2), (3, 1), (3, 2), (4, 1), (4, 2)], strict=True
     ):
         np.testing.assert_array_equal(np.sort(order), np.arange(60))
-        np.testing.assert_array_equal(order, row_order(seed, epoch, 60))
+        np.testing.assert_array_equal(order, reference.row_order(seed, epoch, 60))
     # Of 60 rows one stays by chance.
     assert (orders[0] == orders[1]).mean() < 0.2
     assert (orders[1] == orders[5]).mean() < 0.2
@@ -566,8 +560,9 @@ def test_more_items_than_int32_can_number_are_trained_user_after_user():
         seed=7,
     )
     for epoch in (1, 2):
+        order = reference.row_order(7, epoch, 12)
         running_sse = reference.sgd_epoch(
-            *(ratings.indptr, ratings.indices, ratings.data, row_order(7, epoch, 12), None),
+            *(ratings.indptr, ratings.indices, ratings.data, order, None),
             *(*expected, 0, 12, 2.5, parameters.learning_rate, parameters.regularization),
         )
         assert history["running_mse"][epoch - 1] == pytest.approx(running_sse / ratings.nnz)
